@@ -1,0 +1,1 @@
+"""Proof that forward and backward agree."""

@@ -1,0 +1,1 @@
+"""Section 2.4 of the Qwen report: pretraining."""
