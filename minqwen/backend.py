@@ -78,13 +78,14 @@ def column_sums(x: Array) -> Array:
     array([4., 6.])
     """
     rows = widen(x.reshape(-1, x.shape[-1]))
-    return array_module(x).ones(rows.shape[0], dtype=rows.dtype) @ rows
+    sums: Array = array_module(x).ones(rows.shape[0], dtype=rows.dtype) @ rows
+    return sums
 
 
 def to_numpy(x: Any) -> Array:
     """Copy a CuPy array to the host; anything else becomes a NumPy array."""
     xp = array_module(x)
-    return np.asarray(x) if xp is np else xp.asnumpy(x)  # type: ignore[no-any-return]
+    return np.asarray(x) if xp is np else xp.asnumpy(x)
 
 
 def to_device(x: Any, device: str) -> Any:
@@ -92,7 +93,7 @@ def to_device(x: Any, device: str) -> Any:
 
     Raises:
         ValueError: the device is neither.
-        RuntimeError: "cuda" was asked for and there is no CuPy or no GPU. Nothing falls back in silence.
+        RuntimeError: "cuda" without CuPy or without a GPU. Nothing falls back in silence.
 
     >>> to_device({"w": np.ones(1)}, "cpu")
     {'w': array([1.])}
@@ -111,4 +112,5 @@ def require_cupy() -> ModuleType:
         raise RuntimeError("device cuda needs CuPy: pip install 'minqwen[gpu]'") from None
     if not cupy.is_available():
         raise RuntimeError("device cuda: CuPy is installed, but it finds no usable GPU")
-    return cupy  # type: ignore[no-any-return]
+    module: ModuleType = cupy
+    return module
