@@ -1,0 +1,109 @@
+"""Next-token cross-entropy, in slices of the vocabulary.
+
+    loss = mean over the counted tokens n of  (lse_n - z_n[label_n])
+    lse_n = log sum_v exp(z_nv)
+
+lse is computed slice by slice with the largest logit so far, `peak`, taken out, so nothing
+overflows and no second array as large as the logits is made. Going to a new peak rescales the
+sum so far by exp(old peak - new peak).
+
+The gradient. With p = softmax(z) = exp(z - lse), c_n = 1 for a counted token, else 0, and M the
+number of counted tokens:
+
+    d lse / dz_v = p_v       so       dz_nv = dloss * c_n / M * (p_nv - [v = label_n])
+
+Paper:    Qwen Technical Report, 2.4 Training: "standard approach of autoregressive language
+          modeling", predicting the next token from the ones before it.
+Origin:   Shannon 1948; the running log-sum-exp is Milakov and Gimelshein 2018, arXiv:1805.02867.
+Differs:  labels are the next tokens already: nothing is shifted in here.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..backend import Array, array_module, at_least_float32, widen
+from ..shapes import require_bool, require_float, require_ids, require_same_shape
+
+IGNORED = -100  # a label with this value is not counted, as in PyTorch and Hugging Face
+
+
+class CrossEntropyCache(NamedTuple):
+    logits: Array  # (N, V) a view of the argument: do not overwrite it before the backward pass
+    labels: Array  # (N,) int; 0 where the token is not counted
+    lse: Array  # (N,) log of the sum of exponentials, in at_least_float32
+    counted: Array  # (N,) 1.0 where the token counts, else 0.0
+    tokens: Array  # () how many count, at least 1
+    shape: tuple[int, ...]  # of the argument
+
+
+def cross_entropy_forward(
+    logits: Array, labels: Array, loss_mask: Array | None = None, slice_size: int = 4096
+) -> tuple[Array, CrossEntropyCache]:
+    """Average the surprise -log p(label) over the counted tokens.
+
+    Args:
+        logits: (..., V) float, unnormalised log-probabilities; usually (B, T, V).
+        labels: (...) int, the token that follows. IGNORED (-100) is not counted.
+        loss_mask: (...) bool, True = counts; None counts every label that is not IGNORED.
+        slice_size: vocabulary columns per step; the extra memory is N * slice_size numbers.
+
+    Returns:
+        loss: () in nats, in float32 or wider; 0 when no token counts.
+        cache: for cross_entropy_backward.
+
+    Raises:
+        TypeError: logits are not floating point, labels not integers, or loss_mask not boolean.
+        ValueError: a shape does not fit, or a counted label is not in [0, V).
+
+    >>> loss, cache = cross_entropy_forward(np.zeros((2, 3)), np.array([0, 2]))
+    >>> float(loss.round(6)), float(np.log(3).round(6))
+    (1.098612, 1.098612)
+    """
+    require_float(logits=logits)
+    if labels.shape != logits.shape[:-1]:
+        raise ValueError(f"labels must have shape {logits.shape[:-1]}, got {labels.shape}")
+    xp = array_module(logits)
+    V = logits.shape[-1]
+    z, counts = logits.reshape(-1, V), labels.reshape(-1) != IGNORED  # (N, V), (N,)
+    if loss_mask is not None:
+        require_bool("loss_mask", loss_mask, "True = counts")
+        require_same_shape(loss_mask=loss_mask, labels=labels)
+        counts = counts & loss_mask.reshape(-1)
+    label = labels.reshape(-1) * counts
+    require_ids("labels", label, V, "V")
+    label, counted = xp.asarray(label), xp.asarray(counts).astype(at_least_float32(z))
+
+    lowest = float(np.finfo(counted.dtype).min) / 2  # below every real logit, and finite
+    peak, total = xp.full_like(counted, lowest), xp.zeros_like(counted)  # (N,), (N,)
+    for start in range(0, V, slice_size):
+        part = widen(z[:, start : start + slice_size])  # (N, slice)
+        new_peak = xp.maximum(peak, part.max(axis=-1))
+        total = total * xp.exp(peak - new_peak) + xp.exp(part - new_peak[:, None]).sum(axis=-1)
+        peak = new_peak
+    lse = peak + xp.log(total)  # (N,)
+    tokens = xp.maximum(counted.sum(), 1)
+    loss = ((lse - widen(z[xp.arange(len(label)), label])) * counted).sum() / tokens
+    return loss, CrossEntropyCache(z, label, lse, counted, tokens, logits.shape)
+
+
+def cross_entropy_backward(
+    dloss: Array | float, cache: CrossEntropyCache, slice_size: int = 4096
+) -> Array:
+    """Return dlogits, shaped like logits: (p - one_hot(label)) * dloss / tokens.
+
+    A token that is not counted gets zeros.
+    """
+    z, label, lse, counted, tokens, shape = cache
+    xp = array_module(z)
+    weight = counted * (dloss / tokens).astype(lse.dtype)  # (N,)
+
+    dz = xp.empty_like(z)
+    for start in range(0, z.shape[1], slice_size):
+        part = slice(start, start + slice_size)
+        dz[:, part] = xp.exp(widen(z[:, part]) - lse[:, None]) * weight[:, None]
+    dz[xp.arange(len(label)), label] -= weight.astype(dz.dtype)
+    dlogits: Array = dz.reshape(shape)
+    return dlogits

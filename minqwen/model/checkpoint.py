@@ -1,0 +1,303 @@
+"""Checkpoints: a folder with config.json and the weights, as Hugging Face lays it out.
+
+    config.json                    sizes and switches
+    model.safetensors              all weights, or
+    model-0000i-of-0000n.safetensors + model.safetensors.index.json      weights in parts, or
+    model.npz                      written by us where the package `safetensors` is missing
+    tokenizer.json                 if a tokenizer was given
+
+safetensors files are mapped into memory and read tensor by tensor. Names and shapes are compared
+with the config before any weight is read.
+
+The first Qwen models use other names for the same things. Two traps: `c_attn` holds the rows of
+q, k and v in one matrix, and in the feed-forward network `w2` is the gate and `w1` is up.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from ..backend import Array, to_numpy
+from ..params import Params
+from .config import QwenConfig, check_params, param_shapes
+
+SINGLE, INDEX, NPZ = "model.safetensors", "model.safetensors.index.json", "model.npz"
+NOT_PARAMETERS = re.compile(r"(^|\.)(rotary_emb\.inv_freq|masked_bias|attn\.bias)$")
+OURS = re.compile(  # what a checkpoint folder may hold and be replaced as a whole
+    r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|vocab|added_tokens)"
+    r"\.json|merges\.txt|qwen\.tiktoken|model.*\.safetensors(\.index\.json)?|model\.npz"
+)
+
+
+class SavesItself(Protocol):
+    """What save_checkpoint wants of a tokenizer."""
+
+    def save_pretrained(self, folder: str | Path) -> Any:
+        """Write itself into the folder."""
+
+
+class Stored(NamedTuple):
+    """A tensor in a file: its shape, and how to read it."""
+
+    shape: tuple[int, ...]
+    read: Callable[[], Array]
+
+
+def load_checkpoint(folder: str | Path, dtype: str | None = "float32") -> tuple[QwenConfig, Params]:
+    """Read a checkpoint folder, from Hugging Face or from save_checkpoint.
+
+    Args:
+        folder: holds config.json and the weights.
+        dtype: of the parameters: "float32", "float64", "float16", "bfloat16"; None keeps what is
+            stored.
+
+    Returns:
+        config: what config.json says.
+        params: on the host, with the names of param_shapes(config).
+
+    Raises:
+        FileNotFoundError: the folder, config.json, the weights, or a part of them is missing.
+        ValueError: a file is corrupt or cut off, or names and shapes do not fit the config; the
+            message lists up to ten names of each kind.
+        ImportError: safetensors (or ml_dtypes, for bfloat16) is not installed; with the pip line.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no checkpoint folder {folder}")
+    config = QwenConfig.from_pretrained(folder)
+    to_dtype = None if dtype is None else named_dtype(dtype)
+    stored = {k: v for k, v in list_tensors(folder).items() if not NOT_PARAMETERS.search(k)}
+    if any(name.startswith("transformer.") for name in stored):
+        stored = rename_qwen1(stored, config)
+    if config.tie_word_embeddings:
+        stored.pop("lm_head.weight", None)  # some files hold the embedding twice
+    check_params(stored, config, where=f"{folder}: the weights")
+    params = {}
+    for name in param_shapes(config):
+        value = stored[name].read()
+        params[name] = value if to_dtype is None else value.astype(to_dtype, copy=False)
+    return config, params
+
+
+def save_checkpoint(
+    folder: str | Path,
+    config: QwenConfig,
+    params: Params,
+    *,
+    tokenizer: SavesItself | None = None,
+    dtype: str | None = None,
+    file_format: str | None = None,
+) -> None:
+    """Write a folder that load_checkpoint reads and, as safetensors, transformers opens too.
+
+    The folder is written under another name beside its place and then renamed, so a crash leaves
+    either the old folder or the new one. An existing checkpoint folder is replaced as a whole.
+
+    Args:
+        folder: where to. Parents are made.
+        config: sizes; written as config.json.
+        params: arrays on any device.
+        tokenizer: saved beside the weights, when given.
+        dtype: store the weights in this dtype; None keeps theirs.
+        file_format: "safetensors", or "npz" (float32 and wider, read by us only). None takes
+            safetensors if the package is there.
+
+    Raises:
+        ValueError: params do not fit the config, or the format is unknown.
+        FileExistsError: the folder holds files that are not part of a checkpoint.
+        ImportError: file_format is "safetensors" and the package is missing; with the pip line.
+    """
+    check_params(params, config)
+    if file_format not in (None, "safetensors", "npz"):
+        raise ValueError(f'file_format must be "safetensors" or "npz", got {file_format!r}')
+    if file_format is None:
+        file_format = "safetensors" if _has_safetensors() else "npz"
+    folder = Path(folder)
+    if folder.exists():
+        if not folder.is_dir():
+            raise FileExistsError(f"{folder} is a file")
+        foreign = [p.name for p in sorted(folder.iterdir()) if not OURS.fullmatch(p.name)]
+        if foreign:
+            raise FileExistsError(
+                f"{folder} holds files that are not part of a checkpoint ({foreign[0]}); "
+                "choose another folder"
+            )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    to_dtype = None if dtype is None else named_dtype(dtype)
+    tensors = {name: to_numpy(value) for name, value in params.items()}
+    if to_dtype is not None:
+        tensors = {name: value.astype(to_dtype, copy=False) for name, value in tensors.items()}
+    stored_as = next(iter(tensors.values())).dtype.name
+
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        text = json.dumps({**config.to_dict(), "torch_dtype": stored_as}, indent=2, sort_keys=True)
+        (temporary / "config.json").write_text(text + "\n", encoding="utf-8")
+        if file_format == "safetensors":
+            numpy_files = _safetensors().numpy
+            ordered = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+            numpy_files.save_file(ordered, temporary / SINGLE, metadata={"format": "pt"})
+        else:
+            np.savez(temporary / NPZ, **tensors)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(temporary)
+        temporary.chmod(0o755)  # mkdtemp makes it private
+        replace_folder(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def replace_folder(new: Path, place: Path) -> None:
+    """Move the folder `new` to `place`; what was there goes away only once `new` stands there."""
+    old = None
+    if place.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{place.name}.old.", dir=place.parent))
+        os.replace(place, old / place.name)
+    try:
+        os.replace(new, place)
+    except BaseException:
+        if old is not None:
+            os.replace(old / place.name, place)
+        raise
+    finally:
+        if old is not None:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def list_tensors(folder: Path) -> dict[str, Stored]:
+    """Return every tensor in the weight files of a folder, not yet read.
+
+    Raises:
+        FileNotFoundError: there are no weights, or a part is missing.
+        ValueError: a file is corrupt.
+    """
+    if (folder / INDEX).is_file():
+        try:
+            weight_map = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+            parts = sorted(set(weight_map.values()))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError(f"{folder / INDEX} is not an index of weights") from None
+        missing = [part for part in parts if not (folder / part).is_file()]
+        if missing:
+            raise FileNotFoundError(f"{folder}: of {len(parts)} parts {missing[0]} is missing")
+        tensors: dict[str, Stored] = {}
+        for part in parts:
+            tensors.update(_safetensors_tensors(folder / part))
+        return tensors
+    if (folder / SINGLE).is_file():
+        return _safetensors_tensors(folder / SINGLE)
+    if (folder / NPZ).is_file():
+        return _npz_tensors(folder / NPZ)
+    if any(folder.glob("*.bin")):
+        raise FileNotFoundError(f"{folder} has weights as .bin only; convert them to safetensors")
+    raise FileNotFoundError(f"{folder} has no weights: no {SINGLE}, {INDEX} or {NPZ}")
+
+
+def _safetensors_tensors(path: Path) -> dict[str, Stored]:
+    safetensors = _safetensors()
+    try:
+        file = safetensors.safe_open(path, framework="np")
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is corrupt or cut off: {error}") from None
+    names = list(file.keys())  # noqa: SIM118  (not a dict)
+    slices = {name: file.get_slice(name) for name in names}
+    if any(part.get_dtype() == "BF16" for part in slices.values()):
+        named_dtype("bfloat16")  # NumPy learns of bfloat16 by this import
+    return {
+        name: Stored(tuple(slices[name].get_shape()), lambda name=name: file.get_tensor(name))  # type: ignore[misc]
+        for name in names
+    }
+
+
+def _npz_tensors(path: Path) -> dict[str, Stored]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is corrupt or cut off: {error}") from None
+    return {name: Stored(a.shape, lambda a=a: a) for name, a in arrays.items()}  # type: ignore[misc]
+
+
+def rename_qwen1(stored: dict[str, Stored], config: QwenConfig) -> dict[str, Stored]:
+    """Give the tensors of a first-generation Qwen the names of Qwen2, and cut c_attn in three."""
+    renamed = {}
+    q_rows = config.num_attention_heads * config.head_dim
+    kv_rows = config.num_key_value_heads * config.head_dim
+    simple = {
+        "transformer.wte.": "model.embed_tokens.",
+        "transformer.ln_f.": "model.norm.",
+    }
+    in_layer = {
+        "ln_1.": "input_layernorm.",
+        "ln_2.": "post_attention_layernorm.",
+        "attn.c_proj.": "self_attn.o_proj.",
+        "mlp.w1.": "mlp.up_proj.",
+        "mlp.w2.": "mlp.gate_proj.",
+        "mlp.c_proj.": "mlp.down_proj.",
+    }
+    for name, tensor in stored.items():
+        layer = re.match(r"transformer\.h\.(\d+)\.(.*)", name)
+        if layer:
+            prefix, rest = f"model.layers.{layer[1]}.", layer[2]
+            if rest.startswith("attn.c_attn."):
+                kind = rest.removeprefix("attn.c_attn.")
+                start = 0
+                for part, rows in (("q", q_rows), ("k", kv_rows), ("v", kv_rows)):
+                    shape = (min(rows, max(tensor.shape[0] - start, 0)), *tensor.shape[1:])
+                    renamed[f"{prefix}self_attn.{part}_proj.{kind}"] = Stored(
+                        shape,
+                        lambda t=tensor, a=start, b=start + rows: t.read()[a:b].copy(),  # type: ignore[misc]
+                    )
+                    start += rows
+                continue
+            for old, new in in_layer.items():
+                if rest.startswith(old):
+                    name = prefix + new + rest.removeprefix(old)
+        for old, new in simple.items():
+            if name.startswith(old):
+                name = new + name.removeprefix(old)
+        renamed[name] = tensor
+    return renamed
+
+
+def named_dtype(name: str) -> np.dtype[Any]:
+    """Return the dtype of this name; bfloat16 comes from the package ml_dtypes.
+
+    >>> named_dtype("float32")
+    dtype('float32')
+    """
+    if name == "bfloat16":
+        try:
+            import ml_dtypes
+        except ImportError:
+            raise ImportError("bfloat16 needs ml_dtypes: pip install 'minqwen[hf]'") from None
+        return np.dtype(ml_dtypes.bfloat16)
+    if name not in ("float16", "float32", "float64"):
+        raise ValueError(f"dtype must be float16, bfloat16, float32 or float64, got {name!r}")
+    return np.dtype(name)
+
+
+def _has_safetensors() -> bool:
+    try:
+        _safetensors()
+    except ImportError:
+        return False
+    return True
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.numpy
+    except ImportError:
+        raise ImportError("this needs the package safetensors: pip install 'minqwen[hf]'") from None
+    return safetensors

@@ -1,0 +1,269 @@
+"""The numbers that define a model, under the names of Hugging Face's config.json.
+
+    letter   field                      letter   field
+    V        vocab_size                 H        num_attention_heads
+    D        hidden_size                Hkv      num_key_value_heads
+    L        num_hidden_layers          Dh       head_dim
+    F        intermediate_size
+
+Paper:    Qwen Technical Report, 2.3 Architecture, Table 1; Qwen2 Technical Report, Table 1.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ..params import name_list
+
+MODEL_TYPES = ("qwen", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
+
+
+@dataclass
+class QwenConfig:
+    """Sizes and switches of a model; a wrong value is a ValueError that names the field.
+
+    >>> config = QwenConfig(vocab_size=100, hidden_size=8, intermediate_size=16,
+    ...                     num_hidden_layers=1, num_attention_heads=2)
+    >>> config.head_dim, config.num_key_value_heads
+    (4, 2)
+    """
+
+    vocab_size: int  # V, rows of the embedding, padding rows included
+    hidden_size: int  # D
+    intermediate_size: int  # F, the width of one branch
+    num_hidden_layers: int  # L
+    num_attention_heads: int  # H
+    num_key_value_heads: int = 0  # Hkv; 0 means H, which is multi-head attention
+    head_dim: int = 0  # Dh; 0 means D / H
+    max_position_embeddings: int = 32768  # tokens; a statement about training, not a limit here
+    rope_theta: float = 10000.0  # base of the RoPE frequencies; 1,000,000 in Qwen2
+    rms_norm_eps: float = 1e-6
+    attention_bias: bool = True  # on q, k and v only
+    tie_word_embeddings: bool = False  # the output layer uses the embedding table
+    initializer_range: float = 0.02  # standard deviation of fresh weights
+    dropout: float = 0.0  # in training: on the embedding and on what each sub-layer adds
+    hidden_act: str = "silu"
+    model_type: str = "qwen2"
+    extra: dict[str, Any] = field(default_factory=dict)  # fields we do not use, kept for saving
+
+    def __post_init__(self) -> None:
+        """Fill in what follows from other fields, and check everything."""
+        self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "max_position_embeddings",
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_attention_heads={self.num_attention_heads} must be a multiple of "
+                f"num_key_value_heads={self.num_key_value_heads}"
+            )
+        if not self.head_dim:
+            if self.hidden_size % self.num_attention_heads:
+                raise ValueError(
+                    f"hidden_size={self.hidden_size} is not a multiple of num_attention_heads="
+                    f"{self.num_attention_heads}: give head_dim"
+                )
+            self.head_dim = self.hidden_size // self.num_attention_heads
+        if not isinstance(self.head_dim, int) or self.head_dim < 2 or self.head_dim % 2:
+            raise ValueError(f"head_dim must be an even whole number, got {self.head_dim!r}")
+        for name in ("rope_theta", "rms_norm_eps", "initializer_range"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+                raise ValueError(f"{name} must be a number above 0, got {value!r}")
+        if not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout!r}")
+        if self.hidden_act != "silu":
+            raise ValueError(f'hidden_act must be "silu", got {self.hidden_act!r}')
+        if self.model_type not in MODEL_TYPES:
+            known = ", ".join(MODEL_TYPES)
+            raise ValueError(f"model_type must be one of {known}, got {self.model_type!r}")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> QwenConfig:
+        """Read the content of a config.json, of Qwen or of Qwen2.
+
+        Unknown fields are kept in `extra` and written back by to_dict.
+
+        Raises:
+            ValueError: a field is missing, or has an impossible value.
+
+        >>> QwenConfig.from_dict({"model_type": "llama"})
+        Traceback (most recent call last):
+        ...
+        ValueError: model_type must be one of qwen, qwen2, qwen2_moe, qwen3, qwen3_moe, got 'llama'
+        """
+        values = dict(values)
+        model_type = values.setdefault("model_type", "qwen2")
+        if model_type not in MODEL_TYPES:
+            known = ", ".join(MODEL_TYPES)
+            raise ValueError(f"model_type must be one of {known}, got {model_type!r}")
+        if model_type == "qwen":
+            values = _from_qwen1(values)
+        elif model_type.startswith("qwen3"):
+            values.setdefault("attention_bias", False)
+        rope = values.pop("rope_parameters", None) or {}  # newer transformers
+        if "rope_theta" in rope:
+            values.setdefault("rope_theta", rope["rope_theta"])
+        if rope.get("rope_type", "default") != "default":
+            values.setdefault("rope_scaling", rope)
+        names = {f.name for f in fields(cls)} - {"extra"}
+        own = {k: v for k, v in values.items() if k in names and v is not None}
+        missing = [f for f in ("vocab_size", "hidden_size", "intermediate_size") if f not in own]
+        missing += [f for f in ("num_hidden_layers", "num_attention_heads") if f not in own]
+        if missing:
+            raise ValueError(f"config has no {', '.join(missing)}")
+        return cls(**own, extra={k: v for k, v in values.items() if k not in names})
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> QwenConfig:
+        """Read config.json in a checkpoint folder, or a config file.
+
+        Raises:
+            FileNotFoundError: there is no config.json.
+            ValueError: it is not JSON, or from_dict refuses it; the message names the file.
+        """
+        path = Path(folder)
+        path = path / "config.json" if path.is_dir() else path
+        if not path.is_file():
+            raise FileNotFoundError(f"no config.json at {folder}")
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(values, dict):
+                raise ValueError("not a JSON object")
+            return cls.from_dict(values)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of a config.json that transformers opens too; Qwen becomes qwen2."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "extra"}
+        if self.model_type == "qwen":
+            values["model_type"] = "qwen2"
+        architecture = {"architectures": ["Qwen2ForCausalLM"]}
+        return {**architecture, **self.extra, **values}
+
+    def unsupported(self, length: int = 1) -> list[str]:
+        """Name the parts of the config that this version of minqwen would not compute rightly.
+
+        Args:
+            length: tokens in the text; some parts act on long text only.
+        """
+        get = self.extra.get
+        found = []
+        if self.model_type.endswith("moe"):
+            found.append(f"mixture of experts (model_type {self.model_type})")
+        if self.model_type.startswith("qwen3"):
+            found.append(f"normalised queries and keys (model_type {self.model_type})")
+        if (get("rope_scaling") or {}).get("rope_type", "default") != "default" or (
+            get("rope_scaling") or {}
+        ).get("type", "default") != "default":
+            found.append("rope_scaling")
+        if get("use_sliding_window") and length > (get("sliding_window") or length):
+            found.append("sliding windows (use_sliding_window)")
+        if self.model_type == "qwen" and length > self.max_position_embeddings:
+            found += [f for f in ("use_dynamic_ntk", "use_logn_attn") if get(f)]
+        return found
+
+
+def _from_qwen1(values: dict[str, Any]) -> dict[str, Any]:
+    """Translate the config of the first Qwen models.
+
+    Two traps: `intermediate_size` there is twice the width of a branch, and `seq_length`, not
+    `max_position_embeddings`, is the length of training.
+    """
+    values = dict(values)
+    renamed = {
+        "layer_norm_epsilon": "rms_norm_eps",
+        "rotary_emb_base": "rope_theta",
+        "kv_channels": "head_dim",
+        "seq_length": "max_position_embeddings",
+    }
+    for old, new in renamed.items():
+        if old in values:
+            values[new] = values.pop(old)
+    if isinstance(values.get("intermediate_size"), int):
+        values["intermediate_size"] //= 2
+    values["attention_bias"] = True
+    return values
+
+
+def param_shapes(config: QwenConfig) -> dict[str, tuple[int, ...]]:
+    """Return the name and shape of every parameter, in the order of the computation.
+
+    >>> config = QwenConfig(vocab_size=9, hidden_size=4, intermediate_size=6, num_hidden_layers=1,
+    ...                     num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=True)
+    >>> for name, shape in param_shapes(config).items():
+    ...     print(name, shape)
+    model.embed_tokens.weight (9, 4)
+    model.layers.0.input_layernorm.weight (4,)
+    model.layers.0.self_attn.q_proj.weight (4, 4)
+    model.layers.0.self_attn.q_proj.bias (4,)
+    model.layers.0.self_attn.k_proj.weight (2, 4)
+    model.layers.0.self_attn.k_proj.bias (2,)
+    model.layers.0.self_attn.v_proj.weight (2, 4)
+    model.layers.0.self_attn.v_proj.bias (2,)
+    model.layers.0.self_attn.o_proj.weight (4, 4)
+    model.layers.0.post_attention_layernorm.weight (4,)
+    model.layers.0.mlp.gate_proj.weight (6, 4)
+    model.layers.0.mlp.up_proj.weight (6, 4)
+    model.layers.0.mlp.down_proj.weight (4, 6)
+    model.norm.weight (4,)
+    """
+    V, D, F = config.vocab_size, config.hidden_size, config.intermediate_size
+    q_out = config.num_attention_heads * config.head_dim
+    kv_out = config.num_key_value_heads * config.head_dim
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (V, D)}
+    for i in range(config.num_hidden_layers):
+        layer = f"model.layers.{i}"
+        shapes[f"{layer}.input_layernorm.weight"] = (D,)
+        for name, out in (("q", q_out), ("k", kv_out), ("v", kv_out)):
+            shapes[f"{layer}.self_attn.{name}_proj.weight"] = (out, D)
+            if config.attention_bias:
+                shapes[f"{layer}.self_attn.{name}_proj.bias"] = (out,)
+        shapes[f"{layer}.self_attn.o_proj.weight"] = (D, q_out)
+        shapes[f"{layer}.post_attention_layernorm.weight"] = (D,)
+        shapes[f"{layer}.mlp.gate_proj.weight"] = (F, D)
+        shapes[f"{layer}.mlp.up_proj.weight"] = (F, D)
+        shapes[f"{layer}.mlp.down_proj.weight"] = (D, F)
+    shapes["model.norm.weight"] = (D,)
+    if not config.tie_word_embeddings:
+        shapes["lm_head.weight"] = (V, D)
+    return shapes
+
+
+def check_params(params: dict[str, Any], config: QwenConfig, where: str = "params") -> None:
+    """Raise one ValueError that lists missing, extra and mis-shaped parameters, if there are any.
+
+    >>> config = QwenConfig(vocab_size=9, hidden_size=4, intermediate_size=6, num_hidden_layers=1,
+    ...                     num_attention_heads=2)
+    >>> check_params({"wte": None}, config)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    ValueError: params do not fit the config: missing lm_head.weight, ... and 5 more; extra wte
+    """
+    wanted = param_shapes(config)
+    problems = []
+    if missing := [name for name in wanted if name not in params]:
+        problems.append("missing " + name_list(missing))
+    if extra := [name for name in params if name not in wanted]:
+        problems.append("extra " + name_list(extra))
+    if wrong := [
+        f"{name} {tuple(params[name].shape)} instead of {shape}"
+        for name, shape in wanted.items()
+        if name in params and tuple(params[name].shape) != shape
+    ]:
+        problems.append("mis-shaped " + name_list(wrong))
+    if problems:
+        raise ValueError(f"{where} do not fit the config: {'; '.join(problems)}")

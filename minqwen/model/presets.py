@@ -1,0 +1,55 @@
+"""The published model sizes: Qwen Technical Report, Table 1; Qwen2 Technical Report, Table 1.
+
+The reports give layers, heads and widths; the number of embedding rows, which is the vocabulary
+rounded up, and the trained length come from the published config files.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .config import QwenConfig
+
+_QWEN1: dict[str, Any] = {"rope_theta": 10000.0, "model_type": "qwen"}
+_QWEN2: dict[str, Any] = {
+    "rope_theta": 1000000.0,
+    "max_position_embeddings": 131072,
+    "model_type": "qwen2",
+}
+
+# name: (V, D, L, H, Hkv, F, more)
+_SIZES: dict[str, tuple[int, int, int, int, int, int, dict[str, Any]]] = {
+    "qwen-1.8b": (151936, 2048, 24, 16, 16, 5504, {**_QWEN1, "max_position_embeddings": 8192}),
+    "qwen-7b": (151936, 4096, 32, 32, 32, 11008, {**_QWEN1, "max_position_embeddings": 8192}),
+    "qwen-14b": (152064, 5120, 40, 40, 40, 13696, {**_QWEN1, "max_position_embeddings": 2048}),
+    "qwen2-0.5b": (151936, 896, 24, 14, 2, 4864, {**_QWEN2, "tie_word_embeddings": True}),
+    "qwen2-1.5b": (151936, 1536, 28, 12, 2, 8960, {**_QWEN2, "tie_word_embeddings": True}),
+    "qwen2-7b": (152064, 3584, 28, 28, 4, 18944, _QWEN2),
+    "qwen2-72b": (152064, 8192, 80, 64, 8, 29568, {**_QWEN2, "rms_norm_eps": 1e-5}),
+}
+
+PRESETS = tuple(_SIZES)
+
+
+def preset(name: str) -> QwenConfig:
+    """Return the config of a published model.
+
+    Raises:
+        ValueError: there is no such preset; the message lists them.
+
+    >>> config = preset("qwen2-0.5b")
+    >>> config.hidden_size, config.head_dim, config.tie_word_embeddings
+    (896, 64, True)
+    """
+    if name.lower() not in _SIZES:
+        raise ValueError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
+    V, D, L, H, Hkv, F, more = _SIZES[name.lower()]
+    return QwenConfig(
+        vocab_size=V,
+        hidden_size=D,
+        num_hidden_layers=L,
+        num_attention_heads=H,
+        num_key_value_heads=Hkv,
+        intermediate_size=F,
+        **more,
+    )

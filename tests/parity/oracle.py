@@ -1,0 +1,90 @@
+"""A true float64 Qwen2 out of transformers, and random models for it.
+
+`model.double()` is not enough: RMSNorm, the rotary tables, the softmax of attention and the loss
+cast to float32 on the way. Here those four are written again in the dtype of their input.
+"""
+
+import contextlib
+
+import numpy as np
+
+from minqwen.model.config import QwenConfig, param_shapes
+
+
+@contextlib.contextmanager
+def float64_transformers():
+    """Within this block the Qwen2 code of transformers computes in float64 throughout."""
+    import torch
+    from transformers.models.qwen2 import modeling_qwen2 as hf
+
+    def norm(self, x):
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
+
+    def rotary(self, x, position_ids):
+        base = self.config.rope_parameters["rope_theta"]
+        dim = getattr(self.config, "head_dim", None)
+        dim = dim or self.config.hidden_size // self.config.num_attention_heads
+        inv_freq = base ** -(torch.arange(0, dim, 2, dtype=x.dtype) / dim)
+        angles = position_ids[..., None].to(x.dtype) * inv_freq
+        angles = torch.cat((angles, angles), dim=-1)
+        return angles.cos(), angles.sin()
+
+    def attention(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+        key = hf.repeat_kv(key, module.num_key_value_groups)
+        value = hf.repeat_kv(value, module.num_key_value_groups)
+        scores = query @ key.transpose(2, 3) * scaling
+        if attention_mask is not None:
+            scores = scores + attention_mask
+        probs = torch.softmax(scores, dim=-1)
+        return (probs @ value).transpose(1, 2).contiguous(), probs
+
+    saved = hf.Qwen2RMSNorm.forward, hf.Qwen2RotaryEmbedding.forward, hf.eager_attention_forward
+    hf.Qwen2RMSNorm.forward = norm
+    hf.Qwen2RotaryEmbedding.forward = rotary
+    hf.eager_attention_forward = attention
+    try:
+        yield
+    finally:
+        hf.Qwen2RMSNorm.forward, hf.Qwen2RotaryEmbedding.forward, hf.eager_attention_forward = saved
+
+
+def small_config(**changes):
+    """A Qwen2 with sizes that are prime, or forced: D=29, H=6, Hkv=3, Dh=10 (not D / H), F=23."""
+    values = {
+        "vocab_size": 61,
+        "hidden_size": 29,
+        "intermediate_size": 23,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 3,
+        "head_dim": 10,
+        "rope_theta": 1000.0,
+    }
+    return QwenConfig(**{**values, **changes})
+
+
+def random_params(config, seed=0, dtype="float64"):
+    """Weights of order one, biases and gains too, so that a mistake anywhere shows."""
+    rng = np.random.default_rng(seed)
+    params = {}
+    for name, shape in param_shapes(config).items():
+        value = rng.standard_normal(shape) * (0.3 if len(shape) == 2 else 0.5)
+        params[name] = (value + (len(shape) == 1 and name.endswith("weight"))).astype(dtype)
+    return params
+
+
+def transformers_model(config, params):
+    """A transformers Qwen2ForCausalLM with these parameters, in their dtype."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    values = config.to_dict()
+    hf_config = Qwen2Config(**values, attn_implementation="eager")
+    model = Qwen2ForCausalLM(hf_config)
+    dtype = torch.from_numpy(next(iter(params.values()))[:0]).dtype
+    model = model.to(dtype).eval()
+    tensors = {name: torch.from_numpy(value.copy()) for name, value in params.items()}
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    assert not unexpected, unexpected
+    assert set(missing) <= {"lm_head.weight"}, missing
+    return model
