@@ -65,7 +65,8 @@ def gradient_errors(
         backward: maps (dy, cache) to one gradient, or a tuple with one per float array input.
         inputs: small float64 arrays; anything else (ids, masks, sizes) is passed on unchecked.
         seed: of the random upstream gradient.
-        names: of the float array inputs, for messages.
+        names: of the float array inputs, for messages; more names than inputs are no mistake,
+            since the last inputs of a concept may be optional.
 
     Returns:
         One GradientError per float array input, in order.
@@ -76,7 +77,7 @@ def gradient_errors(
     """
     inputs = tuple(x.copy() if isinstance(x, np.ndarray) else x for x in inputs)
     floats = [x for x in inputs if isinstance(x, np.ndarray) and x.dtype.kind == "f"]
-    names = names or tuple(f"gradient {i}" for i in range(len(floats)))
+    names = (names or tuple(f"gradient {i}" for i in range(len(floats))))[: len(floats)]
     if any(x.dtype != np.float64 for x in floats):
         raise TypeError("gradient checking needs float64 inputs")
     y, cache = forward(*inputs)

@@ -8,9 +8,6 @@
 
 safetensors files are mapped into memory and read tensor by tensor. Names and shapes are compared
 with the config before any weight is read.
-
-The first Qwen models use other names for the same things. Two traps: `c_attn` holds the rows of
-q, k and v in one matrix, and in the feed-forward network `w2` is the gate and `w1` is up.
 """
 
 from __future__ import annotations
@@ -21,15 +18,15 @@ import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from ..backend import Array, to_numpy
+from ..backend import to_numpy
 from ..params import Params
 from .config import QwenConfig, check_params, param_shapes
+from .qwen1 import Stored, rename_qwen1
 
 SINGLE, INDEX, NPZ = "model.safetensors", "model.safetensors.index.json", "model.npz"
 NOT_PARAMETERS = re.compile(r"(^|\.)(rotary_emb\.inv_freq|masked_bias|attn\.bias)$")
@@ -44,13 +41,6 @@ class SavesItself(Protocol):
 
     def save_pretrained(self, folder: str | Path) -> Any:
         """Write itself into the folder."""
-
-
-class Stored(NamedTuple):
-    """A tensor in a file: its shape, and how to read it."""
-
-    shape: tuple[int, ...]
-    read: Callable[[], Array]
 
 
 def load_checkpoint(folder: str | Path, dtype: str | None = "float32") -> tuple[QwenConfig, Params]:
@@ -78,7 +68,8 @@ def load_checkpoint(folder: str | Path, dtype: str | None = "float32") -> tuple[
     to_dtype = None if dtype is None else named_dtype(dtype)
     stored = {k: v for k, v in list_tensors(folder).items() if not NOT_PARAMETERS.search(k)}
     if any(name.startswith("transformer.") for name in stored):
-        stored = rename_qwen1(stored, config)
+        heads = config.num_attention_heads, config.num_key_value_heads
+        stored = rename_qwen1(stored, *(n * config.head_dim for n in heads))
     if config.tie_word_embeddings:
         stored.pop("lm_head.weight", None)  # some files hold the embedding twice
     check_params(stored, config, where=f"{folder}: the weights")
@@ -148,7 +139,7 @@ def save_checkpoint(
             ordered = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
             numpy_files.save_file(ordered, temporary / SINGLE, metadata={"format": "pt"})
         else:
-            np.savez(temporary / NPZ, **tensors)
+            np.savez(temporary / NPZ, allow_pickle=False, **tensors)
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
         temporary.chmod(0o755)  # mkdtemp makes it private
@@ -209,7 +200,7 @@ def _safetensors_tensors(path: Path) -> dict[str, Stored]:
         file = safetensors.safe_open(path, framework="np")
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is corrupt or cut off: {error}") from None
-    names = list(file.keys())  # noqa: SIM118  (not a dict)
+    names = list(file.keys())
     slices = {name: file.get_slice(name) for name in names}
     if any(part.get_dtype() == "BF16" for part in slices.values()):
         named_dtype("bfloat16")  # NumPy learns of bfloat16 by this import
@@ -228,48 +219,6 @@ def _npz_tensors(path: Path) -> dict[str, Stored]:
     return {name: Stored(a.shape, lambda a=a: a) for name, a in arrays.items()}  # type: ignore[misc]
 
 
-def rename_qwen1(stored: dict[str, Stored], config: QwenConfig) -> dict[str, Stored]:
-    """Give the tensors of a first-generation Qwen the names of Qwen2, and cut c_attn in three."""
-    renamed = {}
-    q_rows = config.num_attention_heads * config.head_dim
-    kv_rows = config.num_key_value_heads * config.head_dim
-    simple = {
-        "transformer.wte.": "model.embed_tokens.",
-        "transformer.ln_f.": "model.norm.",
-    }
-    in_layer = {
-        "ln_1.": "input_layernorm.",
-        "ln_2.": "post_attention_layernorm.",
-        "attn.c_proj.": "self_attn.o_proj.",
-        "mlp.w1.": "mlp.up_proj.",
-        "mlp.w2.": "mlp.gate_proj.",
-        "mlp.c_proj.": "mlp.down_proj.",
-    }
-    for name, tensor in stored.items():
-        layer = re.match(r"transformer\.h\.(\d+)\.(.*)", name)
-        if layer:
-            prefix, rest = f"model.layers.{layer[1]}.", layer[2]
-            if rest.startswith("attn.c_attn."):
-                kind = rest.removeprefix("attn.c_attn.")
-                start = 0
-                for part, rows in (("q", q_rows), ("k", kv_rows), ("v", kv_rows)):
-                    shape = (min(rows, max(tensor.shape[0] - start, 0)), *tensor.shape[1:])
-                    renamed[f"{prefix}self_attn.{part}_proj.{kind}"] = Stored(
-                        shape,
-                        lambda t=tensor, a=start, b=start + rows: t.read()[a:b].copy(),  # type: ignore[misc]
-                    )
-                    start += rows
-                continue
-            for old, new in in_layer.items():
-                if rest.startswith(old):
-                    name = prefix + new + rest.removeprefix(old)
-        for old, new in simple.items():
-            if name.startswith(old):
-                name = new + name.removeprefix(old)
-        renamed[name] = tensor
-    return renamed
-
-
 def named_dtype(name: str) -> np.dtype[Any]:
     """Return the dtype of this name; bfloat16 comes from the package ml_dtypes.
 
@@ -281,7 +230,8 @@ def named_dtype(name: str) -> np.dtype[Any]:
             import ml_dtypes
         except ImportError:
             raise ImportError("bfloat16 needs ml_dtypes: pip install 'minqwen[hf]'") from None
-        return np.dtype(ml_dtypes.bfloat16)
+        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return bfloat16
     if name not in ("float16", "float32", "float64"):
         raise ValueError(f"dtype must be float16, bfloat16, float32 or float64, got {name!r}")
     return np.dtype(name)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..params import name_list
+from .qwen1 import config_from_qwen1
 
 MODEL_TYPES = ("qwen", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
 
@@ -110,7 +111,7 @@ class QwenConfig:
             known = ", ".join(MODEL_TYPES)
             raise ValueError(f"model_type must be one of {known}, got {model_type!r}")
         if model_type == "qwen":
-            values = _from_qwen1(values)
+            values = config_from_qwen1(values)
         elif model_type.startswith("qwen3"):
             values.setdefault("attention_bias", False)
         rope = values.pop("rope_parameters", None) or {}  # newer transformers
@@ -175,28 +176,6 @@ class QwenConfig:
         if self.model_type == "qwen" and length > self.max_position_embeddings:
             found += [f for f in ("use_dynamic_ntk", "use_logn_attn") if get(f)]
         return found
-
-
-def _from_qwen1(values: dict[str, Any]) -> dict[str, Any]:
-    """Translate the config of the first Qwen models.
-
-    Two traps: `intermediate_size` there is twice the width of a branch, and `seq_length`, not
-    `max_position_embeddings`, is the length of training.
-    """
-    values = dict(values)
-    renamed = {
-        "layer_norm_epsilon": "rms_norm_eps",
-        "rotary_emb_base": "rope_theta",
-        "kv_channels": "head_dim",
-        "seq_length": "max_position_embeddings",
-    }
-    for old, new in renamed.items():
-        if old in values:
-            values[new] = values.pop(old)
-    if isinstance(values.get("intermediate_size"), int):
-        values["intermediate_size"] //= 2
-    values["attention_bias"] = True
-    return values
 
 
 def param_shapes(config: QwenConfig) -> dict[str, tuple[int, ...]]:

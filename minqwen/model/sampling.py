@@ -56,16 +56,18 @@ def sample(
     if np.isnan(z).any():
         raise ValueError("logits hold NaN")
     if temperature == 0:
-        return z.argmax(axis=-1)
+        best: Array = z.argmax(axis=-1)
+        return best
 
-    probs = np.exp((z - z.max(axis=-1, keepdims=True)) / temperature)
+    probs: Array = np.exp((z - z.max(axis=-1, keepdims=True)) / temperature)
     probs = keep_top_k(probs, top_k)
     probs = keep_top_p(probs / probs.sum(axis=-1, keepdims=True), top_p, slack)
     cumulative = probs.cumsum(axis=-1)
     assert rng is not None
     # the first token at which the running sum passes a uniform number below the total
     draw = rng.random((len(z), 1)) * cumulative[:, -1:]
-    return (cumulative > draw).argmax(axis=-1)
+    chosen: Array = (cumulative > draw).argmax(axis=-1)
+    return chosen
 
 
 def keep_top_k(probs: Array, k: int) -> Array:
@@ -87,7 +89,9 @@ def keep_top_k(probs: Array, k: int) -> Array:
 
 
 def keep_top_p(probs: Array, p: float, slack: float = 1e-15) -> Array:
-    """Set all but the smallest set of best tokens with sum >= p to 0; of equals, the lower id first.
+    """Set all but the smallest set of best tokens whose sum reaches p to 0.
+
+    Of equals, the lower id comes first.
 
     Args:
         probs: (B, V) float64, rows sum to 1.

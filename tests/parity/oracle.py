@@ -18,7 +18,9 @@ def float64_transformers():
     from transformers.models.qwen2 import modeling_qwen2 as hf
 
     def norm(self, x):
-        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
+        return self.weight * (
+            x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+        )
 
     def rotary(self, x, position_ids):
         base = self.config.rope_parameters["rope_theta"]
