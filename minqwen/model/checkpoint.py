@@ -150,19 +150,19 @@ def save_checkpoint(
 
 def replace_folder(new: Path, place: Path) -> None:
     """Move the folder `new` to `place`; what was there goes away only once `new` stands there."""
-    old = None
-    if place.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{place.name}.old.", dir=place.parent))
-        os.replace(place, old / place.name)
-    try:
+    if not place.exists():
         os.replace(new, place)
-    except BaseException:
-        if old is not None:
-            os.replace(old / place.name, place)
-        raise
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{place.name}.old.", dir=place.parent))
+    try:
+        os.replace(place, aside / place.name)
+        try:
+            os.replace(new, place)
+        except BaseException:
+            os.replace(aside / place.name, place)
+            raise
     finally:
-        if old is not None:
-            shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def list_tensors(folder: Path) -> dict[str, Stored]:
@@ -212,7 +212,7 @@ def _safetensors_tensors(path: Path) -> dict[str, Stored]:
 
 def _npz_tensors(path: Path) -> dict[str, Stored]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is corrupt or cut off: {error}") from None

@@ -119,6 +119,8 @@ class QwenConfig:
             values.setdefault("rope_theta", rope["rope_theta"])
         if rope.get("rope_type", "default") != "default":
             values.setdefault("rope_scaling", rope)
+        for name in ("architectures", "auto_map", "torch_dtype", "dtype"):
+            values.pop(name, None)  # about files and code, not about the model
         names = {f.name for f in fields(cls)} - {"extra"}
         own = {k: v for k, v in values.items() if k in names and v is not None}
         missing = [f for f in ("vocab_size", "hidden_size", "intermediate_size") if f not in own]
@@ -173,7 +175,7 @@ class QwenConfig:
             found.append("rope_scaling")
         if get("use_sliding_window") and length > (get("sliding_window") or length):
             found.append("sliding windows (use_sliding_window)")
-        if self.model_type == "qwen" and length > self.max_position_embeddings:
+        if length > self.max_position_embeddings:
             found += [f for f in ("use_dynamic_ntk", "use_logn_attn") if get(f)]
         return found
 

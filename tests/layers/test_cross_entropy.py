@@ -75,7 +75,7 @@ def test_extreme_logits():
 
 
 def test_extra_memory_is_a_slice_and_not_a_softmax():
-    """The full size, 2048 x 151,936, is in benchmarks/; here a tenth of the vocabulary per slice."""
+    """The full size is in benchmarks/; here a slice is a tenth of the vocabulary."""
     logits = np.zeros((256, 40000), np.float32)
     labels = np.zeros(256, int)
     tracemalloc.start()
