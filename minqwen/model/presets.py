@@ -30,6 +30,14 @@ _SIZES: dict[str, tuple[int, int, int, int, int, int, dict[str, Any]]] = {
 
 PRESETS = tuple(_SIZES)
 
+# our own, for a laptop: (D, L, H, Hkv, F)
+_OWN: dict[str, tuple[int, int, int, int, int]] = {
+    "tiny": (64, 2, 4, 2, 192),
+    "small": (128, 4, 8, 2, 384),
+    "medium": (256, 6, 8, 4, 704),
+}
+OWN_SIZES = tuple(_OWN)
+
 
 def preset(name: str) -> QwenConfig:
     """Return the config of a published model.
@@ -52,4 +60,29 @@ def preset(name: str) -> QwenConfig:
         num_key_value_heads=Hkv,
         intermediate_size=F,
         **more,
+    )
+
+
+def own_size(name: str, vocab_size: int) -> QwenConfig:
+    """Return the config of a small model of our own, with tied embeddings, to train on a laptop.
+
+    Raises:
+        ValueError: there is no such size; the message lists them.
+
+    >>> config = own_size("tiny", vocab_size=500)
+    >>> config.hidden_size, config.num_hidden_layers
+    (64, 2)
+    """
+    if name not in _OWN:
+        raise ValueError(f"no size {name!r}; there are {', '.join(OWN_SIZES)}")
+    D, L, H, Hkv, F = _OWN[name]
+    return QwenConfig(
+        vocab_size=vocab_size,
+        hidden_size=D,
+        num_hidden_layers=L,
+        num_attention_heads=H,
+        num_key_value_heads=Hkv,
+        intermediate_size=F,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
     )

@@ -1,0 +1,65 @@
+"""Prove our own gradients: every concept, against central differences in float64.
+
+minqwen check
+minqwen check rmsnorm --json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from typing import Any
+
+from ..check.concepts import CONCEPTS, concept, gradient_table
+
+BOUND = 1e-7
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `minqwen check`."""
+    parser.add_argument("concept", nargs="?", help="one of " + ", ".join(c.name for c in CONCEPTS))
+    parser.add_argument("--seed", type=int, default=0, help="of the inputs (0)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print a row per concept, or per gradient of one concept; exit code 1 above the bound."""
+    rows = CONCEPTS if args.concept is None else (concept(args.concept),)
+    results: list[dict[str, Any]] = []
+    if not args.json:
+        print(f"{'concept':<16} {'gradients':>9} {'largest error':>14}  {'in':<42} {'seconds':>7}")
+    for row in rows:
+        start = time.perf_counter()
+        errors = list(gradient_table(row, args.seed))
+        seconds = time.perf_counter() - start
+        case, worst = max(errors, key=lambda item: item[1].error)
+        results.append(
+            {
+                "concept": row.name,
+                "report": row.report,
+                "gradients": [
+                    {"case": case, "name": e.name, "error": e.error} for case, e in errors
+                ],
+                "largest_error": worst.error,
+                "ok": worst.error < BOUND,
+            }
+        )
+        if not args.json:
+            where = f"{worst.name} ({case})" if case else worst.name
+            bad = "" if worst.error < BOUND else "  WRONG"
+            print(
+                f"{row.name:<16} {len(errors):>9} {worst.error:>14.1e}  {where:<42} "
+                f"{seconds:>7.2f}{bad}"
+            )
+            if args.concept is not None:
+                for case, e in errors:
+                    print(f"    {case:<22} d{e.name:<30} {e.error:.1e}")
+    ok = all(result["ok"] for result in results)
+    if args.json:
+        print(json.dumps({"bound": BOUND, "ok": ok, "concepts": results}, indent=2))
+    else:
+        total = sum(len(result["gradients"]) for result in results)
+        verdict = "all below" if ok else "NOT all below"
+        print(f"{total} gradients, {verdict} {BOUND:.0e} of their scale")
+    return 0 if ok else 1

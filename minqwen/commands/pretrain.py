@@ -1,0 +1,117 @@
+"""Train a model on text files; the same command goes on where it was stopped.
+
+    minqwen pretrain my-texts/ --out runs/first --steps 1000
+    minqwen pretrain --builtin reference --size small --out runs/reference
+
+Writes into the folder: checkpoint/ (open it with `minqwen generate`), metrics.jsonl, loss.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from ..data.packing import pack_documents
+from ..model.accounting import cost
+from ..model.checkpoint import load_checkpoint
+from ..model.config import QwenConfig
+from ..model.presets import OWN_SIZES, own_size
+from ..tokenizer.bpe import Tokenizer
+from ..training.pretrain import PretrainSettings, pretrain
+from .files import add_text_arguments, read, text_files
+from .train_tokenizer import train
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `minqwen pretrain`."""
+    add_text_arguments(parser)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    model = parser.add_argument_group("model")
+    model.add_argument("--size", choices=OWN_SIZES, default="small", help="of a new model (small)")
+    model.add_argument("--config", type=Path, help="config.json of a new model, instead of --size")
+    model.add_argument("--start-from", type=Path, help="checkpoint folder to go on from")
+    model.add_argument("--tokenizer", type=Path, metavar="PATH", help="default: train one")
+    model.add_argument("--vocab-size", type=int, default=2048, help="of that tokenizer (2048)")
+    steps = parser.add_argument_group("training")
+    steps.add_argument("--steps", type=int, default=1000, help="updates (1000)")
+    steps.add_argument("--batch-size", type=int, default=8, help="rows in an update (8)")
+    steps.add_argument("--accumulate", type=int, default=1, help="pieces of a batch (1)")
+    steps.add_argument("--context", type=int, default=256, help="tokens in a row (256)")
+    steps.add_argument("--lr", type=float, default=1e-3, help="peak learning rate (1e-3)")
+    steps.add_argument("--warmup", type=int, help="updates (a twentieth of --steps)")
+    steps.add_argument("--weight-decay", type=float, default=0.1, help="(0.1)")
+    steps.add_argument("--clip", type=float, default=1.0, help="gradient norm (1.0)")
+    steps.add_argument("--validation", type=float, default=0.05, help="share of rows (0.05)")
+    steps.add_argument("--eval-every", type=int, default=100, help="updates (100)")
+    steps.add_argument("--checkpoint-every", type=int, default=100, help="updates (100)")
+    steps.add_argument("--seed", type=int, default=0, help="(0)")
+    steps.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    steps.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    steps.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prepare text, tokenizer and model, then train."""
+    settings = PretrainSettings(
+        steps=args.steps,
+        batch_size=args.batch_size,
+        accumulate=args.accumulate,
+        context_length=args.context,
+        peak_lr=args.lr,
+        warmup_steps=args.steps // 20 if args.warmup is None else args.warmup,
+        weight_decay=args.weight_decay,
+        max_norm=args.clip,
+        seed=args.seed,
+        dtype=args.dtype,
+        checkpoint_every=args.checkpoint_every,
+        eval_every=args.eval_every,
+        validation_share=args.validation,
+    )
+    documents = text_files(args)
+    tokenizer = find_tokenizer(args, documents)
+    params = None
+    if args.start_from is not None:
+        config, params = load_checkpoint(args.start_from, dtype=args.dtype)
+    elif args.config is not None:
+        config = QwenConfig.from_pretrained(args.config)
+    else:
+        config = own_size(args.size, tokenizer.vocab_size)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} ids, the model only vocab_size="
+            f"{config.vocab_size} rows"
+        )
+    separator = tokenizer.special_tokens["<|endoftext|>"]
+    ids = (tokenizer.encode(read(d), disallowed_special=()) for d in documents)
+    rows = pack_documents(ids, args.context, separator, np.random.default_rng(args.seed))
+    if not args.quiet:
+        parameters = cost(config, 1, 1).parameters
+        print(
+            f"{len(documents)} documents, {rows.shape[0] * args.context:,} tokens, "
+            f"{tokenizer.vocab_size} ids; {parameters:,} parameters",
+            file=sys.stderr,
+        )
+    pretrain(
+        config,
+        rows,
+        args.out,
+        settings,
+        params=params,
+        tokenizer=tokenizer,
+        progress=not args.quiet,
+        device=args.device,
+    )
+    print(f"trained {args.steps} steps; minqwen generate {args.out} 'your text' --temperature 0.8")
+    return 0
+
+
+def find_tokenizer(args: argparse.Namespace, documents: list[str | Path]) -> Tokenizer:
+    """Load the tokenizer asked for, or that of the run to resume, or train one."""
+    saved = args.out / "checkpoint" / "tokenizer.json"
+    for path in (args.tokenizer, saved if saved.is_file() else None, args.start_from):
+        if path is not None:
+            return Tokenizer.from_pretrained(path)
+    return train(documents, args.vocab_size)

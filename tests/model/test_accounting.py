@@ -1,0 +1,68 @@
+"""The costs are compared with what a run really does: FLOPs of its products, bytes it keeps."""
+
+import numpy as np
+import pytest
+from parity.oracle import random_params, small_config
+
+from minqwen.model.accounting import block_operations, cost
+from minqwen.model.language_model import language_model_forward
+from minqwen.model.presets import preset
+from minqwen.params import count
+
+
+def kept_numbers(tree, params):
+    """Count the numbers that the cache holds and the parameters do not, each memory once."""
+    owners = {}
+
+    def walk(x):
+        if isinstance(x, (tuple, list)):
+            for part in x:
+                walk(part)
+        elif isinstance(x, np.ndarray) and x.dtype.kind == "f":
+            while x.base is not None:
+                x = x.base
+            owners[id(x)] = x
+
+    walk(tree)
+    for value in params.values():
+        owners.pop(id(value), None)
+    return sum(x.size for x in owners.values())
+
+
+@pytest.mark.parametrize("changes", [{}, {"num_key_value_heads": 6}, {"num_hidden_layers": 3}])
+def test_activations_are_what_the_cache_holds(changes):
+    config = small_config(**changes)
+    params = random_params(config, dtype="float32")
+    _, cache = language_model_forward(params, config, np.zeros((3, 11), int))
+    assert cost(config, 3, 11).activations == kept_numbers(cache, params)
+    assert cost(config, 3, 11).parameters == count(params)
+
+
+def test_shapes_are_those_of_the_run():
+    config = small_config()
+    _, cache = language_model_forward(random_params(config), config, np.zeros((3, 11), int))
+    block, listed = cache.blocks[0], {op.name: op.shape for op in block_operations(config, 3, 11)}
+    assert listed["self_attn.q_rope"] == block.attention.shape
+    assert listed["mlp.gate_proj"] == block.mlp.gate.shape
+    assert listed["input_layernorm"] == block.input_norm.x.shape
+    assert listed["self_attn.o_proj"] == block.mlp_norm.x.shape
+
+
+def test_flops_of_a_forward_pass():
+    """Counted by hand: two per weight and token, plus four per visible pair, head and feature."""
+    config = small_config()
+    matrices = sum(
+        v.size for k, v in random_params(config).items() if v.ndim == 2 and "embed" not in k
+    )
+    pairs = sum(t + 1 for t in range(11))
+    want = 2 * 3 * 11 * matrices + 2 * 3 * 6 * 4 * 10 * pairs
+    assert cost(config, 3, 11).forward_flops == want
+    assert cost(config, 3, 11).training_flops == 3 * want
+
+
+@pytest.mark.parametrize(
+    ("name", "bytes_per_token"),
+    [("qwen-7b", 524288), ("qwen2-7b", 57344), ("qwen2-72b", 327680), ("qwen2-0.5b", 12288)],
+)
+def test_published_kv_cache_bytes_in_bfloat16(name, bytes_per_token):
+    assert 2 * cost(preset(name), 1, 1).kv_cache_per_token == bytes_per_token
