@@ -1,0 +1,176 @@
+"""The notebooks: made from their sources, without outputs, small cells, and they run."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import runpy
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "notebooks"
+SOURCES = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
+NOTEBOOKS = [path.with_suffix(".ipynb") for path in SOURCES]
+each_source = pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def cells_of(path):
+    """Return (kind, text, line of the file) for each cell of a py:percent file.
+
+    A parser of its own, so that the notebooks can be run where jupytext is not installed.
+    """
+    cells = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.startswith("# %%"):
+            cells.append(("markdown" if "[markdown]" in line else "code", [], number + 1))
+        else:
+            cells[-1][1].append(line)
+    return [(kind, "\n".join(lines).strip("\n"), first) for kind, lines, first in cells]
+
+
+def code_cells(path):
+    return [(text, line) for kind, text, line in cells_of(path) if kind == "code"]
+
+
+def solution_of(markdown):
+    """Return the Python of a folded solution, or an empty text."""
+    text = "\n".join(line[2:] for line in markdown.splitlines())
+    found = re.search(r"<details>.*```python\n(.*?)```.*</details>", text, flags=re.DOTALL)
+    return found[1] if found else ""
+
+
+def run(path, monkeypatch, with_solutions=False):
+    """Run all cells in one namespace, as a kernel would, figures drawn but not shown."""
+    plt = pytest.importorskip("matplotlib.pyplot", reason="the notebooks need matplotlib")
+    drawn = []
+
+    def draw():
+        for number in plt.get_fignums():
+            plt.figure(number).canvas.draw()
+            drawn.append(number)
+        plt.close("all")
+
+    plt.switch_backend("Agg")
+    monkeypatch.setattr(plt, "show", draw)
+    monkeypatch.chdir(path.parent)
+    namespace = {"__name__": "__main__"}
+    with plt.rc_context(), np.printoptions():
+        for kind, text, line in cells_of(path):
+            source = text if kind == "code" else solution_of(text) if with_solutions else ""
+            # empty lines in front, so that a traceback names the line of the .py
+            exec(compile("\n" * (line - 1) + source, str(path), "exec"), namespace)
+    assert not plt.get_fignums(), "a figure was not shown: end the cell with plt.show()"
+    return drawn
+
+
+def test_there_are_notebooks():
+    assert [path.stem for path in SOURCES[:2]] == ["01_bpe", "02_one_block_forward_and_backward"]
+
+
+@pytest.mark.notebook
+@each_source
+def test_runs_from_top_to_bottom(path, monkeypatch, capsys):
+    assert run(path, monkeypatch), "a notebook draws something"
+    assert "not yet" in capsys.readouterr().out  # exercises that nobody has answered do not fail
+
+
+@pytest.mark.notebook
+@each_source
+def test_solutions_pass_their_checks(path, monkeypatch, capsys):
+    run(path, monkeypatch, with_solutions=True)
+    printed = capsys.readouterr().out
+    exercises = set(re.findall(r"\*\*Exercise (\d+)\.", path.read_text(encoding="utf-8")))
+    assert exercises
+    assert set(re.findall(r"Exercise (\d+): right", printed)) == exercises
+    assert "not yet" not in printed
+
+
+@pytest.mark.notebook
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of Jupyter's own packages, old habits and sockets
+@each_notebook
+def test_runs_in_a_fresh_kernel(path, monkeypatch, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        nbclient = pytest.importorskip("nbclient", reason="needs nbclient, in the extra dev")
+        pytest.importorskip("ipykernel", reason="needs ipykernel, in the extra dev")
+        import nbformat
+
+    for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "MPLCONFIGDIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # also where minqwen is not installed
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel chooses inline
+    copy = tmp_path / path.name
+    shutil.copy(path, copy)
+    notebook = nbformat.read(copy, as_version=4)
+    nbclient.NotebookClient(
+        notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+    ).execute()
+
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    errors = [o["text"] for o in outputs if o.get("name") == "stderr"]
+    assert not [text for text in errors if "minqwen" in text], errors
+
+
+def test_notebooks_are_made_from_their_sources():
+    pytest.importorskip("jupytext", reason="needs jupytext, in the extra test")
+    make = runpy.run_path(str(FOLDER / "make_notebooks.py"))
+    assert make["sources"]() == SOURCES
+    names = [path.name for path in [*make["stale"](), *make["orphans"]()]]
+    assert not names, f"run python notebooks/make_notebooks.py, for {', '.join(names)}"
+
+
+@each_notebook
+def test_stored_without_outputs_and_with_a_kernel(path):
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"  # else JupyterLab asks
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [], f"{cell['id']} has outputs; run make_notebooks.py"
+            assert cell["execution_count"] is None, cell["id"]
+
+
+@each_source
+def test_first_cells_say_where_it_comes_from_and_find_minqwen(path):
+    cells = cells_of(path)
+    assert f"Made from `{path.name}`" in cells[0][1]
+    text = path.read_text(encoding="utf-8")
+    for heading in ("What you will do", "What you will learn", "What you need", "On your own"):
+        assert f"# ## {heading}\n" in text, heading
+    first, _ = code_cells(path)[0]
+    assert "except ModuleNotFoundError" in first
+    assert "SOURCE" in first
+    assert code_cells(path)[0] == (code_cells(SOURCES[0])[0][0], code_cells(path)[0][1])
+
+
+@each_source
+def test_code_cells_are_under_15_lines(path):
+    long = {line: n for text, line in code_cells(path) if (n := len(text.splitlines())) >= 15}
+    assert not long, f"{path.name}: line of the cell -> its length: {long}"
+
+
+@each_source
+def test_nothing_that_minqwen_has_is_defined_again(path):
+    ours = {
+        node.name: file.relative_to(ROOT)
+        for file in sorted((ROOT / "minqwen").rglob("*.py"))
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+    }
+    assert "decoder_block_forward" in ours
+    defined = {
+        node.name
+        for text, _ in code_cells(path)
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+    }
+    again = {name: str(ours[name]) for name in defined & ours.keys()}
+    assert not again, f"import these instead: {again}"

@@ -1,0 +1,409 @@
+"""The training loop: it learns, adds micro-batches up rightly, resumes, says what is wrong."""
+
+import dataclasses
+import io
+import json
+import math
+import signal
+import sys
+
+import numpy as np
+import pytest
+from helpers.fake_device import install
+from training.small_run import CONFIG, ROWS, SETTINGS, VALIDATION, assert_same_run, metrics, run
+
+from minqwen.data.packing import batch_rows
+from minqwen.model.checkpoint import load_checkpoint
+from minqwen.model.init import init_params
+from minqwen.training import pretrain as module
+from minqwen.training.lr_schedule import cosine_lr
+from minqwen.training.pretrain import (
+    Batch,
+    PretrainSettings,
+    as_batch,
+    count_tokens,
+    evaluate,
+    loss_and_grads,
+)
+
+NO_DROPOUT = dataclasses.replace(CONFIG, dropout=0.0)
+
+
+@pytest.fixture
+def params():
+    return init_params(NO_DROPOUT, np.random.default_rng(2), dtype="float64")
+
+
+def unequal_pieces():
+    rng = np.random.default_rng(3)
+    mask = rng.random((7, 5)) < np.linspace(0.1, 1, 7)[:, None]  # few tokens count in the first
+    batch = Batch(ROWS[:7, :-1], ROWS[:7, 1:], mask)
+    cuts = [slice(0, 3), slice(3, 4), slice(4, 7)]
+    return batch, [Batch(*(part[cut] for part in batch)) for cut in cuts]
+
+
+def largest_difference(grads, others):
+    return max(np.abs(grads[key] - others[key]).max() / np.abs(grads[key]).max() for key in grads)
+
+
+def test_micro_batches_of_unequal_counts_equal_one_batch(params):
+    batch, pieces = unequal_pieces()
+    loss, grads, tokens = loss_and_grads(params, NO_DROPOUT, [batch])
+    loss_2, grads_2, tokens_2 = loss_and_grads(params, NO_DROPOUT, pieces)
+    assert tokens == tokens_2 == batch.loss_mask.sum()
+    assert loss_2 == pytest.approx(loss, rel=1e-13)
+    assert grads.keys() == grads_2.keys() == params.keys()
+    assert largest_difference(grads, grads_2) < 1e-12
+
+
+def test_the_mean_of_means_would_be_seen(params):
+    batch, pieces = unequal_pieces()
+    _, grads, _ = loss_and_grads(params, NO_DROPOUT, [batch])
+    alone = [loss_and_grads(params, NO_DROPOUT, [piece])[1] for piece in pieces]
+    means = {key: sum(g[key] for g in alone) / len(alone) for key in grads}
+    assert largest_difference(grads, means) > 1e-2
+
+
+def test_ignored_labels_and_pieces_without_a_token_change_nothing(params):
+    batch, _ = unequal_pieces()
+    labels = np.where(batch.loss_mask, batch.labels, -100)
+    loss, grads, tokens = loss_and_grads(params, NO_DROPOUT, [batch])
+    nothing = Batch(batch.input_ids, np.full_like(labels, -100))
+    same = loss_and_grads(params, NO_DROPOUT, [nothing, Batch(batch.input_ids, labels), nothing])
+    assert same[0] == loss
+    assert same[2] == tokens
+    assert largest_difference(grads, same[1]) == 0
+    assert count_tokens(nothing) == 0
+    with pytest.raises(ValueError, match="no token that counts"):
+        loss_and_grads(params, NO_DROPOUT, [nothing])
+
+
+def test_every_micro_batch_and_step_drops_other_numbers(params):
+    config = dataclasses.replace(CONFIG, dropout=0.5)
+    batch = as_batch(ROWS[:2])
+    losses = [loss_and_grads(params, config, [batch], seed=(1, 0, step))[0] for step in (0, 1, 0)]
+    assert losses[0] == losses[2] != losses[1]
+    double = loss_and_grads(params, config, [batch, batch], seed=(1, 0, 0))[0]
+    assert double != pytest.approx(losses[0])
+
+
+def test_evaluate_is_the_mean_over_tokens_whatever_the_pieces(params):
+    whole, _, _ = loss_and_grads(params, NO_DROPOUT, [as_batch(ROWS)])
+    for size in (1, 4, 13, 100):
+        assert evaluate(params, CONFIG, ROWS, size) == pytest.approx(whole, rel=1e-12)
+
+
+def test_learns_a_text_by_heart(tmp_path):
+    rows = np.arange(12).reshape(2, 6).astype(np.int32) % 11
+    params = run(
+        tmp_path,
+        config=NO_DROPOUT,
+        rows=rows,
+        validation=None,
+        steps=80,
+        batch_size=2,
+        peak_lr=0.05,
+        checkpoint_every=80,
+    )
+    assert evaluate(params, NO_DROPOUT, rows, 2) < 0.05
+    rows = metrics(tmp_path)
+    assert rows[0]["loss"] == pytest.approx(math.log(11), abs=0.1)
+    assert [row["step"] for row in rows] == list(range(1, 81))
+
+
+def test_a_loop_by_hand_gives_the_same(tmp_path, params):
+    """One step of the loop spelled out: rows, clipping, schedule, decay."""
+    result = run(
+        tmp_path,
+        config=NO_DROPOUT,
+        steps=2,
+        warmup_steps=1,
+        max_norm=0.01,
+        weight_decay=0.3,
+        dtype="float64",
+        options={"params": params},
+    )
+    w = {key: value.copy() for key, value in params.items()}
+    m = {key: np.zeros_like(value) for key, value in params.items()}
+    v = {key: np.zeros_like(value) for key, value in params.items()}
+    for step in range(2):
+        batch = as_batch(ROWS[batch_rows(13, 5, step, 0)])
+        _, grads, _ = loss_and_grads(w, NO_DROPOUT, [batch])
+        norm = math.sqrt(sum((g**2).sum() for g in grads.values()))
+        assert norm > 0.01
+        lr = cosine_lr(step, peak_lr=0.01, min_lr=0.001, warmup_steps=1, total_steps=2)
+        for key, g in grads.items():
+            g = g * 0.01 / (norm + 1e-6)
+            m[key] = 0.9 * m[key] + 0.1 * g
+            v[key] = 0.95 * v[key] + 0.05 * g**2
+            decay = 0.3 if w[key].ndim == 2 else 0.0
+            m_hat, v_hat = m[key] / (1 - 0.9 ** (step + 1)), v[key] / (1 - 0.95 ** (step + 1))
+            w[key] = w[key] * (1 - lr * decay) - lr * m_hat / (np.sqrt(v_hat) + 1e-8)
+    for key in params:
+        np.testing.assert_allclose(result[key], w[key], rtol=1e-9, atol=1e-12)
+
+
+def test_the_given_parameters_are_not_changed(tmp_path):
+    start = init_params(CONFIG, np.random.default_rng(5))
+    before = {key: w.copy() for key, w in start.items()}
+    result = run(tmp_path, options={"params": start})
+    for key in start:
+        np.testing.assert_array_equal(start[key], before[key])
+    assert any((result[key] != start[key]).any() for key in start)
+
+
+def test_the_checkpoint_opens_like_any_other(tmp_path):
+    class Tokenizer:
+        def save_pretrained(self, folder):
+            (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
+
+    result = run(tmp_path, options={"tokenizer": Tokenizer()})
+    config, loaded = load_checkpoint(tmp_path / "checkpoint")
+    assert config.to_dict().items() >= CONFIG.to_dict().items()
+    assert (tmp_path / "checkpoint" / "tokenizer.json").exists()
+    for key in result:
+        np.testing.assert_array_equal(loaded[key], result[key])
+        assert loaded[key].dtype == np.float32  # no float64 anywhere on the way
+
+
+def test_metrics_say_what_happened(tmp_path):
+    run(tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in rows if "validation_loss" in row] == [0, 3, 6]
+    for row in rows:
+        if "loss" in row:
+            assert row["lr"] == cosine_lr(
+                row["step"] - 1, peak_lr=0.01, min_lr=0.001, warmup_steps=2, total_steps=6
+            )
+            assert row["tokens"] == 25
+            assert row["tokens_per_second"] == pytest.approx(25 / row["seconds"])
+            assert row["grad_norm"] > 0
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("how", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_leaves_the_last_complete_step(tmp_path, monkeypatch, at, how):
+    real = module.loss_and_grads
+
+    def interrupted(*args, seed):
+        if seed[-1] == at:
+            signal.raise_signal(signal.SIGINT if how is KeyboardInterrupt else signal.SIGTERM)
+        return real(*args, seed=seed)
+
+    monkeypatch.setattr(module, "loss_and_grads", interrupted)
+    with pytest.raises(how) as stopped:
+        run(tmp_path / "run")
+    if how is SystemExit:
+        assert stopped.value.code == 143
+    load_checkpoint(tmp_path / "run" / "checkpoint")
+    assert module.load_run(tmp_path / "run", "float32")[1]["step"] == at
+    assert metrics(tmp_path / "run")[-1]["step"] == at
+
+    monkeypatch.undo()
+    run(tmp_path / "run")
+    run(tmp_path / "whole")
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_an_interrupt_within_the_update_waits_for_its_end(tmp_path, monkeypatch):
+    real = module.adamw_step
+
+    def interrupted(params, grads, state, **options):
+        if state["step"] == 2:
+            signal.raise_signal(signal.SIGINT)
+        real(params, grads, state, **options)
+
+    monkeypatch.setattr(module, "adamw_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run")
+    assert module.load_run(tmp_path / "run", "float32")[1]["step"] == 3
+    monkeypatch.undo()
+    run(tmp_path / "run")
+    run(tmp_path / "whole")
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_signals_are_given_back(tmp_path):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    run(tmp_path)
+    assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+def test_a_finished_run_is_not_repeated_and_can_be_made_longer(tmp_path, monkeypatch):
+    run(tmp_path)
+    before = metrics(tmp_path)
+    monkeypatch.setattr(module, "train_step", None)
+    run(tmp_path)
+    assert metrics(tmp_path) == before
+    monkeypatch.undo()
+    run(tmp_path, steps=9)
+    rows = metrics(tmp_path)
+    assert rows[:-5] == before[:-1]
+    assert [row["step"] for row in rows if "loss" in row] == list(range(1, 10))
+    assert [row["step"] for row in rows if "validation_loss" in row] == [0, 3, 6, 9]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("batch_size", 4),
+        ("accumulate", 1),
+        ("peak_lr", 0.02),
+        ("min_lr_ratio", 0.2),
+        ("warmup_steps", 3),
+        ("beta1", 0.8),
+        ("beta2", 0.99),
+        ("eps", 1e-6),
+        ("weight_decay", 0.0),
+        ("max_norm", 2.0),
+        ("seed", 1),
+        ("dtype", "float64"),
+        ("eval_every", 2),
+    ],
+)
+def test_resuming_with_another_setting_names_it(tmp_path, name, value):
+    run(tmp_path, steps=3)
+    with pytest.raises(ValueError, match=rf"has settings\.{name} = .*, not {value!r}"):
+        run(tmp_path, **{"steps": 3, name: value})
+
+
+def test_resuming_another_run_is_refused(tmp_path):
+    run(tmp_path)
+    with pytest.raises(ValueError, match=r"settings.steps = 6 and has done 6: steps may grow"):
+        run(tmp_path, steps=5)
+    with pytest.raises(ValueError, match=r"config\.dropout = 0\.1, not 0\.0"):
+        run(tmp_path, config=NO_DROPOUT)
+    with pytest.raises(ValueError, match="was trained on other rows"):
+        run(tmp_path, rows=ROWS[::-1])
+    run(tmp_path, checkpoint_every=5)
+    (tmp_path / "checkpoint" / "state.npz").unlink()
+    with pytest.raises(ValueError, match=r"cannot be resumed, it has no state\.npz"):
+        run(tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    real = module.loss_and_grads
+
+    def broken(*args, seed):
+        loss, grads, tokens = real(*args, seed=seed)
+        return (math.nan if seed[-1] == 3 else loss), grads, tokens
+
+    monkeypatch.setattr(module, "loss_and_grads", broken)
+    with pytest.raises(
+        FloatingPointError, match="the loss of step 4 is nan; the last checkpoint, of step 2"
+    ):
+        run(tmp_path)
+    assert module.load_run(tmp_path, "float32")[1]["step"] == 2
+
+
+def test_a_gradient_that_is_not_finite_is_named(tmp_path, monkeypatch):
+    real = module.loss_and_grads
+
+    def broken(*args, seed):
+        loss, grads, tokens = real(*args, seed=seed)
+        grads["model.norm.weight"][0] = np.inf
+        return loss, grads, tokens
+
+    monkeypatch.setattr(module, "loss_and_grads", broken)
+    message = r"step 1, loss 2\.\d+: gradients with NaN or infinity: model\.norm\.weight; the last"
+    with pytest.raises(FloatingPointError, match=message):
+        run(tmp_path)
+
+
+def test_validation_rows_can_be_held_out(tmp_path, monkeypatch):
+    seen = []
+    real = module.evaluate
+    monkeypatch.setattr(
+        module, "evaluate", lambda p, c, rows, n: seen.append(rows) or real(p, c, rows, n)
+    )
+    chosen = []
+    monkeypatch.setattr(
+        module, "batch_rows", lambda n, *rest: chosen.append(n) or batch_rows(n, *rest)
+    )
+    run(tmp_path, validation=None, validation_share=0.2)
+    assert set(chosen) == {10}
+    for rows in seen:
+        np.testing.assert_array_equal(rows, ROWS[10:])
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"rows": ROWS[:, :5]}, ValueError, r"rows must have shape \(n, context_length \+ 1 = 6\)"),
+        ({"rows": ROWS[:0]}, ValueError, r"got \(0, 6\)"),
+        ({"rows": ROWS + 1}, ValueError, r"rows holds ids from 1 to 11, config.vocab_size is 11"),
+        ({"rows": ROWS - 1}, ValueError, r"rows holds ids from -1"),
+        ({"rows": ROWS / 1}, TypeError, "rows must be integer ids, got dtype float64"),
+        ({"validation": VALIDATION + 1}, ValueError, "validation_rows holds ids"),
+        ({"steps": 0}, ValueError, "steps must be a whole number, at least 1, got 0"),
+        ({"steps": 2.5}, ValueError, r"steps must be a whole number, at least 1, got 2\.5"),
+        ({"seed": -1}, ValueError, "seed must be a whole number"),
+        ({"warmup_steps": 7}, ValueError, "warmup_steps must be at most steps=6, got 7"),
+        ({"accumulate": 6}, ValueError, r"accumulate must be at most batch_size=5, got 6"),
+        ({"dtype": "float16"}, ValueError, "dtype must be float32 or float64, got 'float16'"),
+        ({"beta2": 1.0}, ValueError, r"beta2 must be in \[0, 1\), got 1\.0"),
+        ({"peak_lr": math.nan}, ValueError, "peak_lr must be positive, got nan"),
+    ],
+)
+def test_wrong_arguments_are_named_before_anything_is_written(tmp_path, change, error, message):
+    with pytest.raises(error, match=message):
+        run(tmp_path / "run", **change)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_package_is_named_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=r"pip install 'minqwen\[run\]'"):
+        run(tmp_path / "run", options={"plot": True})
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    run(tmp_path / "run")  # neither plot nor bar
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(tmp_path, monkeypatch, capsys):
+    run(tmp_path / "lines", options={"progress": True})
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert lines[0].startswith("step 0: validation loss 2.4")
+    assert any(line.startswith("step 6/6: loss 2.") for line in lines)
+    run(tmp_path / "quiet")
+    assert capsys.readouterr() == ("", "")
+
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    run(tmp_path / "bar", options={"progress": True})
+    assert "6/6" in screen.getvalue()
+    assert "step 3: validation loss" in screen.getvalue()
+
+
+def test_the_plot_is_a_picture(tmp_path):
+    run(tmp_path, options={"plot": True})
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "loss.tmp.png").exists()
+
+
+def test_a_folder_that_cannot_be_used_is_named(tmp_path):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(OSError, match=r"cannot use .*file as the folder of a run"):
+        run(tmp_path / "file")
+
+
+def test_runs_on_the_device(tmp_path, monkeypatch):
+    run(tmp_path / "host")
+    install(monkeypatch)
+    run(tmp_path / "device", options={"device": "cuda"})
+    assert_same_run(tmp_path / "device", tmp_path / "host")
+
+
+def test_the_defaults_are_those_of_the_report():
+    s = PretrainSettings()
+    assert (s.beta1, s.beta2, s.eps, s.weight_decay, s.max_norm) == (0.9, 0.95, 1e-8, 0.1, 1.0)
+    assert (s.peak_lr, s.min_lr_ratio, s.context_length, s.dtype) == (3e-4, 0.1, 2048, "float32")
+    assert set(SETTINGS) <= {field.name for field in dataclasses.fields(s)}

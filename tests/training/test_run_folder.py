@@ -1,0 +1,227 @@
+"""A run that is killed anywhere and resumed equals one that is not."""
+
+import contextlib
+import json
+import os
+import pathlib
+import random
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from training import small_run
+from training.small_run import assert_same_run, metrics, run
+
+from minqwen.training import pretrain, run_folder
+from minqwen.training.run_folder import Metrics, recover
+
+SHORT = {"steps": 3, "checkpoint_every": 2, "eval_every": 1, "warmup_steps": 1}
+
+
+class KilledError(BaseException):
+    """Stands for the end of the process: nothing may catch it and carry on."""
+
+
+class Death:
+    """Let the process die at the k-th call of anything that changes the disk.
+
+    The fatal call does half of its work first, and every later one fails too.
+    """
+
+    def __init__(self, monkeypatch, k):
+        self.calls, self.k = 0, k
+        for owner, name, half in (
+            (os, "rename", None),
+            (os, "replace", None),
+            (os, "fsync", None),
+            (pathlib.Path, "mkdir", None),
+            (pathlib.Path, "unlink", None),
+            (pathlib.Path, "write_text", self._half_a_text),
+            (shutil, "rmtree", self._half_a_folder),
+            (np, "savez", self._half_an_archive),
+            (run_folder, "save_checkpoint", self._half_a_checkpoint),
+        ):
+            monkeypatch.setattr(owner, name, self._deadly(getattr(owner, name), half))
+
+    def _deadly(self, real, half):
+        def call(*args, **kwargs):
+            self.calls += 1
+            if self.calls >= self.k:
+                if self.calls == self.k and half is not None:
+                    with contextlib.suppress(OSError):
+                        half(*args)
+                raise KilledError
+            return real(*args, **kwargs)
+
+        return call
+
+    @staticmethod
+    def _half_a_text(path, text, *rest):
+        path.write_bytes(text.encode()[: len(text) // 2])
+
+    @staticmethod
+    def _half_a_folder(folder, *rest):
+        for path in sorted(pathlib.Path(folder).rglob("*"))[:2]:
+            os.remove(path)
+
+    @staticmethod
+    def _half_an_archive(path, *rest):
+        path.write_bytes(b"PK\x03\x04")
+
+    @staticmethod
+    def _half_a_checkpoint(folder, *rest):
+        os.mkdir(folder)
+        (folder / "config.json").write_bytes(b"{")
+        os.mkdir(folder.parent / f".{folder.name}.abc")
+
+
+@pytest.mark.slow
+def test_killed_at_every_call_that_changes_the_disk(tmp_path, monkeypatch):
+    run(tmp_path / "whole", **SHORT)
+    k, deaths = 1, 0
+    while True:
+        folder = tmp_path / str(k)
+        with monkeypatch.context() as patch:
+            death = Death(patch, k)
+            try:
+                run(folder, **SHORT)
+            except KilledError:
+                deaths += 1
+        if death.calls < k:
+            break
+        run(folder, **SHORT)
+        assert_same_run(folder, tmp_path / "whole")
+        k += 1
+    assert deaths > 30
+
+
+def test_killed_again_while_it_recovers(tmp_path, monkeypatch):
+    """Resumed again and again, each time dying one call later, it gets there in the end."""
+    run(tmp_path / "whole", **SHORT)
+    for k in range(1, 200):
+        try:
+            with monkeypatch.context() as patch:
+                Death(patch, k)
+                run(tmp_path / "run", **SHORT)
+            break
+        except KilledError:
+            pass
+    assert k > 10
+    run(tmp_path / "run", **SHORT)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_process_killed_at_random_moments(tmp_path):
+    settings = {"steps": 60, "checkpoint_every": 3, "eval_every": 4}
+    command = [sys.executable, small_run.__file__, str(tmp_path / "run"), json.dumps(settings)]
+    rng = random.Random(0)
+    log = tmp_path / "run" / "metrics.jsonl"
+    kills = 0
+    for _ in range(6):
+        before = log.stat().st_size if log.exists() else 0
+        process = subprocess.Popen(
+            command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        )
+        while process.poll() is None and (not log.exists() or log.stat().st_size <= before):
+            time.sleep(0.001)
+        time.sleep(rng.random() * 0.1)
+        process.kill()
+        kills += process.wait() != 0
+    assert kills >= 1
+    run(tmp_path / "run", **settings)
+    run(tmp_path / "whole", **settings)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["fsync", "rename"])
+def test_a_full_disk_is_said_so_and_the_last_checkpoint_stands(tmp_path, monkeypatch, name):
+    real, calls = getattr(os, name), []
+
+    def full(*args):
+        calls.append(args)
+        if len(calls) == 13 or (len(calls) > 13 and name == "fsync"):
+            raise OSError(28, "No space left on device")
+        return real(*args)
+
+    monkeypatch.setattr(os, name, full)
+    with pytest.raises(
+        OSError, match=r"cannot write a checkpoint into .*last one stands: No space"
+    ) as error:
+        run(tmp_path / "run", steps=20)
+    assert error.value.errno == 28
+    monkeypatch.undo()
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "checkpoint",
+        "metrics.jsonl",
+    ]
+    run(tmp_path / "run", steps=20)
+    run(tmp_path / "whole", steps=20)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_metrics_line_that_was_cut_off_is_dropped(tmp_path):
+    log = tmp_path / "metrics.jsonl"
+    log.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo', encoding="utf-8")
+    assert Metrics.read(tmp_path) == [{"step": 1, "loss": 2.0}]
+    log.write_bytes(b'{"step": 1, "loss": 2.0}\n\x00\x00\xff\n{"step": 3, "loss": 2.0}\n')
+    assert Metrics.read(tmp_path) == [{"step": 1, "loss": 2.0}]
+    with Metrics(tmp_path, step=1) as opened:
+        opened.append({"step": 2, "loss": 3.0})
+    assert metrics(tmp_path) == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 3.0}]
+
+
+def test_the_metrics_are_on_the_disk_before_a_checkpoint_that_counts_on_them(tmp_path, monkeypatch):
+    events = []
+
+    def recorded(owner, name):
+        real = getattr(owner, name)
+
+        def record(*args):
+            events.append(name)
+            return real(*args)
+
+        monkeypatch.setattr(owner, name, record)
+
+    for owner, name in ((Metrics, "sync"), (pretrain, "save_run"), (os, "fsync"), (os, "rename")):
+        recorded(owner, name)
+    run(tmp_path, steps=2)
+    assert events.count("save_run") == 2
+    for i, event in enumerate(events):
+        if event == "save_run":
+            assert events[i - 2 : i] == ["sync", "fsync"]
+            # config, weights, state, training and the folder itself, before the first rename
+            assert events[i + 1 : i + 7] == ["fsync"] * 5 + ["rename"]
+
+
+def test_metrics_after_the_checkpoint_are_written_again(tmp_path):
+    rows = [
+        {"step": 0, "validation_loss": 3.0},
+        {"step": 1, "loss": 2.0},
+        {"step": 2, "loss": 2.0},
+        {"step": 2, "validation_loss": 3.0},
+        {"step": 3, "loss": 2.0},
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "metrics.jsonl").write_text(text, encoding="utf-8")
+    with Metrics(tmp_path, step=2):
+        pass
+    assert metrics(tmp_path) == rows[:3]
+    with Metrics(tmp_path, step=0):
+        pass
+    assert metrics(tmp_path) == []
+
+
+def test_recover_puts_the_old_checkpoint_back_only_if_there_is_no_new_one(tmp_path):
+    for name in ("checkpoint.old", "checkpoint.tmp-12", ".checkpoint.tmp-12.abc"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name, encoding="utf-8")
+    recover(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+    (tmp_path / "checkpoint.old").mkdir()
+    recover(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+    assert (tmp_path / "checkpoint" / "file").read_text(encoding="utf-8") == "checkpoint.old"
