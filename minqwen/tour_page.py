@@ -1,4 +1,4 @@
-"""The page that the tour writes: one HTML file with its plots inside, nothing loaded from outside."""
+"""The page that the tour writes: one HTML file, with its plots inside."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line); }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .scroll { overflow-x: auto; } code, pre { font-family: ui-monospace, monospace; font-size: .9em; }
-pre { white-space: pre-wrap; border-left: 3px solid var(--line); padding: .2rem .8rem; margin: .4rem 0; }
+pre { white-space: pre-wrap; border-left: 3px solid var(--line); padding: .2rem .8rem;
+  margin: .4rem 0; }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
 .chips span { padding: .05rem .1rem; white-space: pre; border-radius: 3px; }
 .chips span:nth-child(odd) { background: var(--chip1); } .chips span:nth-child(even) {

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from parity.oracle import random_params, small_config
+from helpers.models import random_params, small_config
 
 from minqwen.model.accounting import block_operations, cost
 from minqwen.model.language_model import language_model_forward

@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 import pytest
-from parity.oracle import random_params, small_config
+from helpers.models import random_params, small_config
 
 from minqwen.model import checkpoint
 from minqwen.model.checkpoint import load_checkpoint, save_checkpoint

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from helpers.fake_device import count_syncs, from_fake, install, to_fake
-from parity.oracle import random_params, small_config
+from helpers.models import random_params, small_config
 
 from minqwen.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from minqwen.model.kv_cache import KVCache

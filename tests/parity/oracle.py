@@ -1,14 +1,10 @@
-"""A true float64 Qwen2 out of transformers, and random models for it.
+"""A true float64 Qwen2 out of transformers.
 
 `model.double()` is not enough: RMSNorm, the rotary tables, the softmax of attention and the loss
 cast to float32 on the way. Here those four are written again in the dtype of their input.
 """
 
 import contextlib
-
-import numpy as np
-
-from minqwen.model.config import QwenConfig, param_shapes
 
 
 @contextlib.contextmanager
@@ -48,31 +44,6 @@ def float64_transformers():
         yield
     finally:
         hf.Qwen2RMSNorm.forward, hf.Qwen2RotaryEmbedding.forward, hf.eager_attention_forward = saved
-
-
-def small_config(**changes):
-    """A Qwen2 with sizes that are prime, or forced: D=29, H=6, Hkv=3, Dh=10 (not D / H), F=23."""
-    values = {
-        "vocab_size": 61,
-        "hidden_size": 29,
-        "intermediate_size": 23,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 6,
-        "num_key_value_heads": 3,
-        "head_dim": 10,
-        "rope_theta": 1000.0,
-    }
-    return QwenConfig(**{**values, **changes})
-
-
-def random_params(config, seed=0, dtype="float64"):
-    """Weights of order one, biases and gains too, so that a mistake anywhere shows."""
-    rng = np.random.default_rng(seed)
-    params = {}
-    for name, shape in param_shapes(config).items():
-        value = rng.standard_normal(shape) * (0.3 if len(shape) == 2 else 0.5)
-        params[name] = (value + (len(shape) == 1 and name.endswith("weight"))).astype(dtype)
-    return params
 
 
 def transformers_model(config, params):

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from parity.oracle import random_params, small_config, transformers_model
+from helpers.models import random_params, small_config
+from parity.oracle import transformers_model
 
 from minqwen.model.checkpoint import load_checkpoint, save_checkpoint
 from minqwen.model.language_model import language_model_forward

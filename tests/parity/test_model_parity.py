@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from parity.oracle import float64_transformers, random_params, small_config, transformers_model
+from helpers.models import random_params, small_config
+from parity.oracle import float64_transformers, transformers_model
 
 from minqwen.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from minqwen.model.language_model import language_model_backward, language_model_forward

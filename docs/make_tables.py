@@ -1,0 +1,94 @@
+"""Write the tables of docs/concepts.md from the code: python docs/make_tables.py [--check]
+
+The page is never edited between its two markers; a test runs this with --check.
+"""
+
+import ast
+import sys
+from pathlib import Path
+
+from minqwen.check.concepts import CONCEPTS
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "concepts.md"
+BEGIN, END = "<!-- made by docs/make_tables.py -->", "<!-- end -->"
+
+# what has no backward pass: file -> section of the report, functions to start with
+OTHERS = {
+    "minqwen/data/corpora.py": "Qwen 2.1 Data (text for lessons)",
+    "minqwen/data/packing.py": "Qwen 2.4 Training",
+    "minqwen/tokenizer/pretokenizer.py": "Qwen 2.2 Tokenization",
+    "minqwen/tokenizer/merges.py": "Qwen 2.2 Tokenization",
+    "minqwen/tokenizer/bpe.py": "Qwen 2.2 Tokenization",
+    "minqwen/tokenizer/special_tokens.py": "Qwen A.1.1, Qwen2 Tokenizer",
+    "minqwen/tokenizer/stream_decoder.py": "Qwen 2.2 Tokenization",
+    "minqwen/tokenizer/vocabulary.py": "Qwen 2.2 Tokenization",
+    "minqwen/model/config.py": "Qwen Table 1, Qwen2 Table 1",
+    "minqwen/model/presets.py": "Qwen Table 1, Qwen2 Table 1",
+    "minqwen/model/init.py": "(released code)",
+    "minqwen/model/kv_cache.py": "Qwen2 Dense Model",
+    "minqwen/model/sampling.py": "Qwen 3.2.2",
+    "minqwen/model/generate.py": "Qwen 3.2.2",
+    "minqwen/model/checkpoint.py": "(released files)",
+    "minqwen/model/qwen1.py": "(released files)",
+    "minqwen/model/accounting.py": "Qwen2 Table 1",
+    "minqwen/training/adamw.py": "Qwen 2.4 Training",
+    "minqwen/training/lr_schedule.py": "Qwen 2.4 Training",
+    "minqwen/training/grad_clip.py": "Qwen 3.1.2 Training",
+    "minqwen/training/pretrain.py": "Qwen 2.4 Training",
+}
+
+
+def public_names(path: Path) -> list[str]:
+    """Return the public functions and classes that a file defines, in order."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    names = [n.name for n in tree.body if isinstance(n, kinds)]
+    return [n for n in dict.fromkeys(names) if not n.startswith("_") and not n.endswith("Cache")]
+
+
+def tests_of(name: str) -> str:
+    """Return the test files that import a module of this name."""
+    found = []
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        text = path.read_text(encoding="utf-8")
+        if f".{name} import" in text and "parity" not in path.parts:
+            found.append(path.relative_to(ROOT).as_posix())
+    return ", ".join(f"`{p}`" for p in found[:2])
+
+
+def tables() -> str:
+    """Return the text between the markers."""
+    lines = [
+        "## Forward and backward",
+        "",
+        "| report | equation | file | functions | tests |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in CONCEPTS:
+        file = row.module.replace(".", "/") + ".py"
+        pair = f"`{row.name}_forward`, `{row.name}_backward`"
+        equation = row.equation.replace("|", "\\|")
+        tests = tests_of(row.module.split(".")[-1])
+        lines.append(f"| {row.report} | `{equation}` | `{file}` | {pair} | {tests} |")
+    lines += ["", "## Without a backward pass", "", "| report | file | names | tests |"]
+    lines += ["| --- | --- | --- | --- |"]
+    for file, report in OTHERS.items():
+        names = ", ".join(f"`{n}`" for n in public_names(ROOT / file))
+        lines.append(f"| {report} | `{file}` | {names} | {tests_of(Path(file).stem)} |")
+    return "\n".join(lines)
+
+
+def page() -> str:
+    """Return the whole page with fresh tables."""
+    text = PAGE.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    return f"{before}{BEGIN}\n\n{tables()}\n\n{END}{after}"
+
+
+if __name__ == "__main__":
+    fresh = page()
+    if "--check" in sys.argv:
+        sys.exit("docs/concepts.md is stale" if fresh != PAGE.read_text("utf-8") else 0)
+    PAGE.write_text(fresh, encoding="utf-8")
