@@ -490,7 +490,6 @@ CASES = [
         {"kind": "train", "merges": 1000},
         {},
         {"tokenizers": 1.5},
-        quick=True,
     ),
     Case(
         "tokenizer train 8000",

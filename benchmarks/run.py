@@ -167,6 +167,8 @@ def remarks(result: dict[str, Any], limits: dict[str, float]) -> list[str]:
     if memory := result["memory"]:
         peak, kept = memory["peak"] / 2**20, memory["result"] / 2**20
         found.append(f"extra memory {peak:.0f} MiB, {kept:.0f} of it the result")
+    if result.get("disturbed"):
+        found.append("disturbed by other processes")
     return found
 
 

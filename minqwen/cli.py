@@ -32,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the words after `minqwen`; None takes those of the process.
     """
+    if argv is None:  # UTF-8 also where the locale is C, in which Python cannot read it
+        argv = [os.fsencode(word).decode("utf-8", "replace") for word in sys.argv[1:]]
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.command is None:

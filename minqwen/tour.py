@@ -33,7 +33,7 @@ from .params import Params
 from .tokenizer.bpe import Tokenizer, bpe_train
 from .training.pretrain import PretrainSettings, pretrain
 
-VOCAB_SIZE, CONTEXT, BATCH, STORIES = 2048, 128, 16, 1000
+VOCAB_SIZE, CONTEXT, BATCH, STORIES, HELD_OUT = 2048, 128, 16, 1000, 30
 PROMPTS = (
     "The following",
     "A class definition",
@@ -88,11 +88,15 @@ def tour(out: Path, *, steps: int = 300, seed: int = 0) -> int:
         checkpoint_every=max(steps // 3, 1),
         eval_every=max(steps // 10, 1),
         seed=seed,
-        validation_share=0.03,
     )
     separator = tokenizer.special_tokens["<|endoftext|>"]
     ids = [tokenizer.encode(text, disallowed_special=()) for text in documents]
-    rows = pack_documents(ids, CONTEXT, separator, np.random.default_rng(seed))
+    held_out = ids[::HELD_OUT]  # whole documents of every kind, which are never trained on
+    del ids[::HELD_OUT]
+    rows, validation = (
+        pack_documents(part, CONTEXT, separator, np.random.default_rng(seed))
+        for part in (ids, held_out)
+    )
     size = cost(config, BATCH, CONTEXT)
     say(
         f"    {rows.shape[0] * CONTEXT:,} tokens, {size.parameters:,} parameters, "
@@ -100,7 +104,14 @@ def tour(out: Path, *, steps: int = 300, seed: int = 0) -> int:
     )
     fresh = init_params(config, np.random.default_rng(seed))
     params = pretrain(
-        config, rows, out / "run", settings, params=fresh, tokenizer=tokenizer, plot=False
+        config,
+        rows,
+        out / "run",
+        settings,
+        validation_rows=validation,
+        params=fresh,
+        tokenizer=tokenizer,
+        plot=False,
     )
 
     say("\n4/5 sampling")
@@ -209,7 +220,7 @@ def sample_all(params: Params, config: QwenConfig, tokenizer: Tokenizer, seed: i
 def look_at_attention(
     params: Params, config: QwenConfig, tokenizer: Tokenizer, text: str
 ) -> dict[str, Any]:
-    """Return the attention probabilities of the last layer for a sentence, one matrix per head.
+    """Return the attention probabilities of the second layer for a sentence, a matrix per head.
 
     The model runs attention in blocks and keeps no probabilities, so they are computed again from
     the queries and keys in its cache.
@@ -217,7 +228,7 @@ def look_at_attention(
     ids = tokenizer.encode(text)
     _, cache = language_model_forward(params, config, np.array([ids]))
     assert cache is not None
-    block = cache.blocks[-1]
+    block = cache.blocks[1]
     T, H, Hkv = len(ids), config.num_attention_heads, config.num_key_value_heads
     q = block.attention.q.swapaxes(1, 2).reshape(1, H, T, -1)  # it carries the scale already
     k, v = (a.reshape(1, Hkv, T, -1) for a in (block.attention.k, block.attention.v))

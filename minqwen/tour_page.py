@@ -94,8 +94,9 @@ def write_page(
         f"this one ended at {steps[-1]['loss']:.2f}, and at {checks[-1]['validation_loss']:.2f} on "
         "text that it was not trained on.</p>",
         figure(draw_training(steps, checks, uniform), "Loss, learning rate and gradient norm."),
-        "<h2>4 Attention: where the last layer looks</h2>"
-        "<p>Each row is a token, each column a token it looks at; nobody looks ahead.</p>",
+        "<h2>4 Attention: where the second layer looks</h2>"
+        "<p>Each row is a token, each column a token it looks at; nobody looks ahead. Many heads "
+        "rest on an early token when they have nothing to say.</p>",
         figure(draw_attention(attention), "Attention probabilities of four heads."),
         "<h2>5 Samples: before and after</h2><p>Temperature 0.7, top-p 0.9.</p>",
         *(sample(*row) for row in samples),
@@ -202,20 +203,21 @@ def draw_training(steps: list[dict[str, Any]], checks: list[dict[str, Any]], uni
     middle.set(xlabel="step", title="learning rate: warm-up, cosine", ylim=(0, None))
     right.plot(x, [row["grad_norm"] for row in steps], color="#6a4c93", linewidth=1)
     right.axhline(1, color="#888", linestyle=":", label="clipped above 1")
-    right.set(xlabel="step", title="gradient norm", yscale="log")
+    right.set(xlabel="step", title="gradient norm", ylim=(0, None))
     right.legend()
     return drawing
 
 
 def draw_attention(attention: dict[str, Any]) -> Any:
-    """Draw the probabilities of the first four heads."""
+    """Draw the probabilities of every second head, so that all key/value heads are seen."""
     pieces, probs = attention["pieces"], attention["probs"]
     labels = [p.strip() or "_" for p in pieces]
     drawing, axes = new_figure(11, 3.2, 4)
-    for head, ax in enumerate(np.atleast_1d(axes)):
+    for i, ax in enumerate(axes):
+        head = 2 * i
         image = ax.imshow(probs[head], cmap="Blues", vmin=0, vmax=1)
         ax.set_xticks(range(len(labels)), labels, rotation=90, fontsize=7)
-        ax.set_yticks(range(len(labels)), labels if head == 0 else [], fontsize=7)
+        ax.set_yticks(range(len(labels)), labels if i == 0 else [], fontsize=7)
         ax.set_title(f"head {head}", fontsize=9)
     drawing.colorbar(image, ax=axes, shrink=0.8, label="probability")
     return drawing

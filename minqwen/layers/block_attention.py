@@ -2,11 +2,12 @@
 
 A block of queries i .. e looks only at keys up to e, so its scores are computed over exactly those
 keys, turned into an output, and dropped. Half of the T * S pairs are never touched, and the memory
-is that of one block. What the backward pass needs is one number per query,
+is that of one block. One number per query is kept:
 
     lse_i = log sum_j exp(s_ij)        from which        P_ij = exp(s_ij - lse_i)
 
-so it computes the scores of each block again and goes on as in attention.py, with
+The gradient is that of attention.py. The scores of each block are computed again, P comes back
+through lse, and delta needs no P at all:
 
     delta_i = sum_j dP_ij P_ij = sum_d dout_id out_id
 

@@ -1,0 +1,258 @@
+"""The commands as a user runs them: output, exit codes, errors in one line."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from helpers.models import random_params, small_config
+
+from minqwen.cli import COMMANDS, main
+from minqwen.model.checkpoint import load_checkpoint, save_checkpoint
+from minqwen.tokenizer.bpe import bpe_train
+
+ROOT = pathlib.Path(__file__).parent.parent
+STORY = (
+    "Once upon a time there was a small model. It learned to count: 1 2 3 4 5. 从前有一个模型。\n"
+)
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "story.txt"
+    path.write_text(STORY * 40, encoding="utf-8")
+    return path
+
+
+def tiny_run(text, out, *more, steps=4):
+    return [
+        "pretrain", str(text), "--out", str(out), "--size", "tiny", "--steps", str(steps),
+        "--context", "16", "--batch-size", "2", "--vocab-size", "300", *more,
+    ]  # fmt: skip
+
+
+def error_of(capsys, *words):
+    """Run a command that must fail with wrong use; return its one line."""
+    assert main(list(words)) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1, captured.err
+    assert captured.err.startswith("minqwen: error: ")
+    return captured.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"minqwen {command}" in capsys.readouterr().out
+
+
+def test_no_command_and_unknown_command(capsys):
+    assert main([]) == 2
+    assert "COMMAND" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        main(["train"])
+    assert stop.value.code == 2
+
+
+def test_shapes(capsys):
+    assert main(["shapes", "qwen2-0.5b", "--tokens", "16"]) == 0
+    out = capsys.readouterr().out
+    assert "494,032,768" in out
+    assert "model.layers.0..23.self_attn.q_proj.weight" in out
+    assert main(["shapes", "Qwen2-7B", "--json", "--dtype", "bfloat16"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["parameters"] == 7_615_616_512
+    assert facts["kv_cache_bytes_per_token"] == 57344
+    assert facts["tensors"]["lm_head.weight"] == [152064, 3584]
+
+
+def test_shapes_of_a_folder_and_of_nothing(tmp_path, capsys):
+    save_checkpoint(tmp_path / "m", small_config(), random_params(small_config()))
+    assert main(["shapes", str(tmp_path / "m")]) == 0
+    assert "18,365" in capsys.readouterr().out
+    assert "is no preset and no folder" in error_of(capsys, "shapes", "gpt-5")
+    assert "--tokens must be at least 1" in error_of(capsys, "shapes", "qwen-7b", "--tokens", "0")
+
+
+def test_check(capsys):
+    assert main(["check", "rmsnorm"]) == 0
+    assert "4 gradients, all below 1e-07" in capsys.readouterr().out
+    assert main(["check", "rope", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["ok"] is True
+    assert "no concept 'rmsprop'; there are linear" in error_of(capsys, "check", "rmsprop")
+
+
+def test_check_of_a_wrong_gradient_ends_with_one(capsys, monkeypatch):
+    import dataclasses
+
+    from minqwen.commands import check
+
+    wrong = dataclasses.replace(check.concept("rmsnorm"), backward=lambda dy, cache: (dy, cache.w))
+    monkeypatch.setattr(check, "concept", lambda name: wrong)
+    assert main(["check", "rmsnorm"]) == 1
+    assert "WRONG" in capsys.readouterr().out
+
+
+def test_train_tokenizer_and_tokenize(text, tmp_path, capsys):
+    out = tmp_path / "tokenizer"
+    command = ["train-tokenizer", str(text), "--vocab-size", "300", "--out", str(out)]
+    assert main([*command, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["vocab_size"] == 300
+    assert facts["bytes_per_token"] > 1.5
+
+    assert main(["tokenize", "a small 模型 12\n", "--tokenizer", str(out), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    tokenizer = bpe_train(text, 300)
+    assert shown["ids"] == tokenizer.encode("a small 模型 12\n")
+    assert main(["tokenize", "a small", "--tokenizer", str(out)]) == 0
+    assert f"{len(tokenizer.encode('a small'))} tokens, 7 characters" in capsys.readouterr().out
+    assert main(["tokenize", "--file", str(text), "--tokenizer", str(out)]) == 0
+    capsys.readouterr()
+    assert main(["tokenize", "<|im_end|>", "--tokenizer", str(out), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["ids"]) > 1  # text, unless asked for
+    assert main(["tokenize", "<|im_end|>", "--tokenizer", str(out), "--json", "--special"]) == 0
+    assert json.loads(capsys.readouterr().out)["ids"] == [299]
+
+
+def test_bad_text_and_tokenizers(tmp_path, capsys):
+    out = ["--out", str(tmp_path / "o")]
+    assert "no file or folder" in error_of(capsys, "train-tokenizer", str(tmp_path / "no"), *out)
+    assert "no text" in error_of(capsys, "train-tokenizer", *out)
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    assert "is not UTF-8 text" in error_of(
+        capsys, "train-tokenizer", str(tmp_path / "binary"), *out
+    )
+    (tmp_path / "empty").mkdir()
+    assert "holds no text" in error_of(capsys, "train-tokenizer", str(tmp_path / "empty"), *out)
+    assert not (tmp_path / "o").exists()
+    (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
+    assert "tokenizer.json" in error_of(capsys, "tokenize", "x", "--tokenizer", str(tmp_path))
+    assert error_of(capsys, "tokenize", "x", "--tokenizer", str(tmp_path / "nowhere"))
+
+
+def test_pretrain_generate_and_resume(text, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main(tiny_run(text, run, "--quiet")) == 0
+    assert {"checkpoint", "metrics.jsonl", "loss.png"} <= {p.name for p in run.iterdir()}
+    before = load_checkpoint(run / "checkpoint")[1]
+    assert main(tiny_run(text, run, "--quiet")) == 0  # nothing left to do
+    after = load_checkpoint(run / "checkpoint")[1]
+    assert all(np.array_equal(before[k], after[k]) for k in before)
+    capsys.readouterr()
+
+    command = ["generate", str(run), "Once", "--max-new-tokens", "5"]
+    assert main(command) == 0
+    assert capsys.readouterr().out.startswith("Once")
+    assert main([*command, "--json", "--temperature", "1", "--top-p", "0.9"]) == 0
+    assert 1 <= len(json.loads(capsys.readouterr().out)["ids"]) <= 5
+    assert main(["generate", str(run / "checkpoint"), "", "--max-new-tokens", "2"]) == 0
+    capsys.readouterr()
+
+    assert "peak_lr" in error_of(capsys, *tiny_run(text, run, "--quiet", "--lr", "0.5"))
+    assert "top_p must be" in error_of(capsys, *command, "--top-p", "3")
+    assert "no checkpoint folder" in error_of(capsys, "generate", str(tmp_path / "x"), "a")
+    if not _has_gpu():
+        assert "cuda" in error_of(capsys, *command, "--device", "cuda")
+
+
+def _has_gpu():
+    try:
+        import cupy
+    except ImportError:
+        return False
+    return bool(cupy.is_available())
+
+
+def test_pretrain_goes_on_from_a_checkpoint(text, tmp_path, capsys):
+    assert main(tiny_run(text, tmp_path / "a", "--quiet")) == 0
+    start = ["--start-from", str(tmp_path / "a" / "checkpoint")]
+    assert main(tiny_run(text, tmp_path / "b", "--quiet", *start)) == 0
+    first = json.loads((tmp_path / "b" / "metrics.jsonl").read_text("utf-8").splitlines()[1])
+    last = json.loads((tmp_path / "a" / "metrics.jsonl").read_text("utf-8").splitlines()[-1])
+    assert first["step"] == 1 or "validation_loss" in first
+    assert "validation_loss" in last or last["step"] == 4
+
+
+def test_pretrain_errors(text, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert "context_length" in error_of(capsys, *tiny_run(text, out, "--context", "0"))
+    assert (
+        "do not fill" in error_of(capsys, *tiny_run(text, out, "--context", "100000"))
+        or not out.exists()
+    )
+    (tmp_path / "config.json").write_text("{", encoding="utf-8")
+    bad = ["--config", str(tmp_path / "config.json")]
+    assert "config.json" in error_of(capsys, *tiny_run(text, out, *bad))
+    assert not out.exists()
+
+
+def test_a_run_that_explodes_ends_with_one(text, tmp_path, capsys):
+    with np.errstate(all="ignore"):
+        code = main(tiny_run(text, tmp_path / "run", "--quiet", "--lr", "1e30", steps=30))
+    assert code == 1
+    assert "last checkpoint" in capsys.readouterr().err
+    load_checkpoint(tmp_path / "run" / "checkpoint")
+
+
+def test_debug_shows_the_traceback():
+    with pytest.raises(ValueError, match="no preset"):
+        main(["shapes", "gpt-5", "--debug"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_ctrl_c_leaves_a_loadable_checkpoint_and_exit_code_130(text, tmp_path):
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "minqwen", *tiny_run(text, run, steps=100000)]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    metrics = run / "metrics.jsonl"
+    for _ in range(600):
+        if metrics.exists() and metrics.read_text("utf-8").count("\n") > 20:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err.decode()
+    assert b"Traceback" not in err
+    config, params = load_checkpoint(run / "checkpoint")
+    assert config.hidden_size == 64
+    assert all(np.isfinite(v).all() for v in params.values())
+
+
+@pytest.mark.slow
+def test_a_closed_pipe_is_no_error(text, tmp_path):
+    bpe_train(text, 280).save_pretrained(tmp_path / "t")
+    big = tmp_path / "big.txt"
+    big.write_text(STORY * 3000, encoding="utf-8")
+    command = f"{sys.executable} -m minqwen tokenize --file {big} --tokenizer {tmp_path / 't'}"
+    done = subprocess.run(
+        f"{command} | head -2", shell=True, cwd=ROOT, capture_output=True, check=False
+    )
+    assert done.returncode == 0
+    assert done.stderr == b""
+
+
+@pytest.mark.slow
+def test_the_tour(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "tour"
+    assert main(["tour", "--out", str(out), "--steps", "3"]) == 0
+    page = (out / "index.html").read_text(encoding="utf-8")
+    for part in ("Proof", "Tokenizer", "Training", "Attention", "Samples", "data:image/png"):
+        assert part in page
+    assert "http" not in page  # nothing from outside
+    load_checkpoint(out / "run" / "checkpoint")
+    assert main(["tour", "--out", str(out), "--steps", "3"]) == 0  # again, in its own folder
+
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x", encoding="utf-8")
+    capsys.readouterr()
+    assert "holds other files" in error_of(capsys, "tour", "--out", str(tmp_path / "mine"))

@@ -1,0 +1,105 @@
+"""The pages agree with the code: the concept table, the constants, the tree in the README."""
+
+import importlib.util
+import inspect
+import math
+import pathlib
+import re
+
+import pytest
+
+from minqwen.model.config import param_shapes
+from minqwen.model.presets import PRESETS, preset
+from minqwen.training.adamw import adamw_step
+from minqwen.training.pretrain import PretrainSettings
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def rows(text, columns):
+    """Return the body rows of the Markdown tables with this many columns."""
+    found = []
+    for line in text.splitlines():
+        cells = [c.strip() for c in line.strip("|").split("|")]
+        if line.startswith("|") and len(cells) == columns and not set(cells[0]) <= {"-", " "}:
+            found.append(cells)
+    return found
+
+
+def test_the_concept_page_is_fresh():
+    spec = importlib.util.spec_from_file_location("make_tables", ROOT / "docs" / "make_tables.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    fresh = module.page() == module.PAGE.read_text(encoding="utf-8")
+    assert fresh, "run: python docs/make_tables.py"
+    listed = {pathlib.Path(f).stem for f in module.OTHERS} | {
+        c.module.split(".")[-1] for c in module.CONCEPTS
+    }
+    helpers = {"__init__", "blocks", "interrupt", "progress", "run_folder"}
+    for package in ("data", "tokenizer", "layers", "model", "training"):
+        for path in (ROOT / "minqwen" / package).glob("*.py"):
+            assert path.stem in listed | helpers, f"{path} stands in no table"
+
+
+def test_model_constants():
+    table = {r[0]: r for r in rows((ROOT / "docs/papers.md").read_text("utf-8"), 10)}
+    assert set(PRESETS) <= set(table)
+    for name in PRESETS:
+        c = preset(name)
+        shapes = param_shapes(c)
+        want = [
+            c.vocab_size,
+            c.hidden_size,
+            c.num_hidden_layers,
+            c.num_attention_heads,
+            c.num_key_value_heads,
+            c.intermediate_size,
+            int(c.rope_theta),
+            c.max_position_embeddings,
+            sum(math.prod(s) for s in shapes.values()),
+        ]
+        assert [int(x) for x in table[name][1:]] == want, name
+
+
+def test_training_constants():
+    table = {r[0]: r for r in rows((ROOT / "docs/papers.md").read_text("utf-8"), 4)}
+    s = PretrainSettings()
+    ours = {
+        "AdamW beta1": s.beta1,
+        "AdamW beta2": s.beta2,
+        "AdamW eps": s.eps,
+        "last learning rate over the peak": s.min_lr_ratio,
+        "peak learning rate, 7B": s.peak_lr,
+        "context length": s.context_length,
+        "weight decay": s.weight_decay,
+        "gradient clipping": s.max_norm,
+        "warm-up steps": s.warmup_steps,
+    }
+    for name, value in ours.items():
+        report, differs = float(table[name][1]), table[name][3]
+        stated = float(re.match(r"[\d.e-]+", differs)[0]) if differs else report
+        assert value == stated, name
+    defaults = inspect.signature(adamw_step).parameters
+    assert (defaults["beta1"].default, defaults["beta2"].default) == (s.beta1, s.beta2)
+    assert defaults["eps"].default == s.eps
+
+
+def test_the_tree_in_the_readme_is_the_tree():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    tree = text.split("```text\nminqwen/")[1].split("```")[0]
+    listed = set(re.findall(r"^\s*([\w.]+\.(?:py|md|ipynb|cfg|toml)|[\w.]+/)", tree, re.MULTILINE))
+    for entry in listed:
+        found = list(ROOT.rglob(entry.rstrip("/")))
+        assert any(".venv" not in p.parts for p in found), f"the README lists {entry}"
+    for folder in ("data", "tokenizer", "layers", "model", "training", "check"):
+        for path in (ROOT / "minqwen" / folder).glob("[a-z]*.py"):
+            assert path.name in tree, f"{path} is missing in the README's tree"
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/*.md")) + [ROOT / "README.md"], ids=str)
+def test_links_and_paths_exist(page):
+    text = page.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert (page.parent / link).exists(), link
+    for path in re.findall(r"`((?:minqwen|tests|docs|notebooks|benchmarks)/[\w/.]+\.\w+)`", text):
+        assert (ROOT / path).exists(), path
