@@ -128,7 +128,7 @@ def adamw_step(
     eps: float = 1e-8,
     weight_decay: float = 0.1,
 ) -> None:
-    """Update params and state IN PLACE; no other function of the package changes its arguments.
+    """Update params and state IN PLACE, where the package otherwise leaves arguments as they are.
 
     Computes `adamw_update` for every tensor, in pieces and without temporary arrays, which is
     three times as fast. With s = sqrt(1 - beta2**t) the last line of the equation is also
