@@ -20,6 +20,21 @@ def scope(params: Params, prefix: str) -> Params:
     return {key[len(start) :]: value for key, value in params.items() if key.startswith(start)}
 
 
+def scopes(params: Params, prefix: str, count: int) -> list[Params]:
+    """Return the scopes `prefix.0` to `prefix.{count - 1}`, in one walk over the keys.
+
+    >>> scopes({"layers.1.w": "w1", "layers.0.a.b": "b0", "w": "w"}, "layers", 2)
+    [{'a.b': 'b0'}, {'w': 'w1'}]
+    """
+    start = prefix + "."
+    parts: list[Params] = [{} for _ in range(count)]
+    for key, value in params.items():
+        if key.startswith(start):
+            number, _, name = key[len(start) :].partition(".")
+            parts[int(number)][name] = value
+    return parts
+
+
 def unscope(grads: Params, prefix: str) -> Params:
     """Put `prefix.` back in front of every key.
 

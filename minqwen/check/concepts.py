@@ -114,12 +114,12 @@ def _block_attention(q: Array, k: Array, v: Array, real: Array | None) -> tuple[
 
 
 def _cross_entropy(logits: Array, labels: Array, loss_mask: Array | None) -> tuple[Array, Any]:
-    """Run cross-entropy in slices of 3 columns, so that several slices and a short one occur."""
-    return cross_entropy_forward(logits, labels, loss_mask, slice_size=3)
+    """Run cross-entropy in blocks of 2 tokens, so that several blocks and a short one occur."""
+    return cross_entropy_forward(logits, labels, loss_mask, block=2 * logits.shape[-1])
 
 
 def _cross_entropy_backward(dloss: Array, cache: Any) -> Array:
-    return cross_entropy_backward(dloss, cache, slice_size=3)
+    return cross_entropy_backward(dloss, cache, block=2 * cache.logits.shape[-1])
 
 
 BLOCK = QwenConfig(

@@ -23,7 +23,7 @@ from ..layers.embedding import EmbeddingCache, embedding_backward, embedding_for
 from ..layers.linear import LinearCache, linear_backward, linear_forward
 from ..layers.rmsnorm import RMSNormCache, rmsnorm_backward, rmsnorm_forward
 from ..layers.rope import rope_inv_freq, rope_tables
-from ..params import Params, scope, unscope
+from ..params import Params, scopes, unscope
 from ..shapes import require_axes, require_bool, require_shape
 from .config import QwenConfig, check_params
 from .decoder_block import DecoderBlockCache, decoder_block_backward, decoder_block_forward
@@ -117,8 +117,7 @@ def language_model_forward(
     x, embedding = embedding_forward(input_ids, table)  # (B, T, D)
     x, dropout = dropout_forward(x, rate, rng)
     blocks = []
-    for i in range(config.num_hidden_layers):
-        layer = scope(params, f"model.layers.{i}")
+    for i, layer in enumerate(scopes(params, "model.layers", config.num_hidden_layers)):
         x, block = decoder_block_forward(
             x, layer, config, cos, sin, real=real, kv_cache=kv_cache, layer=i, dropout=rate, rng=rng
         )

@@ -23,10 +23,10 @@ def naive(logits, labels, counted):
     return sum(losses) / len(losses)
 
 
-@pytest.mark.parametrize("slice_size", [1, 2, 3, 7, 100])
-def test_matches_the_equation_in_slices_of_any_size(data, slice_size):
+@pytest.mark.parametrize("block", [1, 2, 3, 7, 100])
+def test_matches_the_equation_in_blocks_of_any_size(data, block):
     mask = np.array([[True, False, True], [True, True, False]])
-    loss, _ = cross_entropy_forward(*data, mask, slice_size)
+    loss, _ = cross_entropy_forward(*data, mask, block)
     assert abs(loss - naive(*data, mask)) < 1e-14
 
 
@@ -69,13 +69,13 @@ def test_adding_a_thousand_changes_nothing(data):
 
 def test_extreme_logits():
     logits = np.array([[1e30, -1e30, 0], [-np.inf, 0, 0]], np.float32)
-    loss, cache = cross_entropy_forward(logits, np.array([0, 1]), slice_size=1)
+    loss, cache = cross_entropy_forward(logits, np.array([0, 1]), block=1)
     assert abs(loss - np.log(2) / 2) < 1e-6
     assert np.isfinite(cross_entropy_backward(1.0, cache)).all()
 
 
-def test_extra_memory_is_a_slice_and_not_a_softmax():
-    """The full size is in benchmarks/; here a slice is a tenth of the vocabulary."""
+def test_extra_memory_is_a_block_and_not_a_softmax():
+    """The full size is in benchmarks/."""
     logits = np.zeros((256, 40000), np.float32)
     labels = np.zeros(256, int)
     tracemalloc.start()
