@@ -23,7 +23,7 @@ notebooks: $(VENV)/installed-notebooks
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m benchmarks.run
 
-# the CPU build of PyTorch, and not several GB of CUDA libraries, where pip can find it
+# one known version of the rival; on Linux pip may bring a CUDA build, which does no harm
 $(VENV)/installed-bench: TORCH = $(BIN)/python -m pip install --quiet torch==2.13.0
 
 $(VENV)/installed-%: setup.cfg pyproject.toml

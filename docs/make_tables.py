@@ -20,7 +20,7 @@ OTHERS = {
     "minqwen/tokenizer/pretokenizer.py": "Qwen 2.2 Tokenization",
     "minqwen/tokenizer/merges.py": "Qwen 2.2 Tokenization",
     "minqwen/tokenizer/bpe.py": "Qwen 2.2 Tokenization",
-    "minqwen/tokenizer/special_tokens.py": "Qwen A.1.1, Qwen2 Tokenizer",
+    "minqwen/tokenizer/special_tokens.py": "Qwen 3.1.1, Qwen2 Tokenizer",
     "minqwen/tokenizer/stream_decoder.py": "Qwen 2.2 Tokenization",
     "minqwen/tokenizer/vocabulary.py": "Qwen 2.2 Tokenization",
     "minqwen/model/config.py": "Qwen Table 1, Qwen2 Table 1",

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .backend import Array, is_float
+
+
+def require_array(name: str, array: Any) -> None:
+    """Raise TypeError unless `array` is an array; a list is the usual mistake.
+
+    >>> require_array("ids", [1, 2])
+    Traceback (most recent call last):
+    ...
+    TypeError: ids must be an array, got list
+    """
+    if not hasattr(array, "shape"):
+        raise TypeError(f"{name} must be an array, got {type(array).__name__}")
 
 
 def require_shape(name: str, array: Array, **dims: int) -> None:
@@ -15,6 +29,7 @@ def require_shape(name: str, array: Array, **dims: int) -> None:
     ...
     ValueError: w must have shape (D=3), got (2,)
     """
+    require_array(name, array)
     if array.shape != tuple(dims.values()):
         want = ", ".join(f"{axis}={size}" for axis, size in dims.items())
         raise ValueError(f"{name} must have shape ({want}), got {array.shape}")
@@ -29,6 +44,7 @@ def require_axes(name: str, array: Array, axes: str) -> None:
     ...
     ValueError: q must have axes (B, H, T, Dh), got shape (2, 3)
     """
+    require_array(name, array)
     if array.ndim != len(axes.split()):
         raise ValueError(
             f"{name} must have axes ({', '.join(axes.split())}), got shape {array.shape}"
@@ -65,6 +81,9 @@ def require_float(**arrays: Array | None) -> None:
     ...
     TypeError: w must have the dtype of x, float32, got float64
     """
+    for name, array in arrays.items():
+        if array is not None:
+            require_array(name, array)
     kinds = {array.dtype.char for array in arrays.values() if array is not None}
     if kinds == {"f"} or kinds == {"d"}:  # nearly always, so the short way out
         return
@@ -89,6 +108,7 @@ def require_bool(name: str, array: Array, meaning: str) -> None:
     ...
     TypeError: mask must be boolean (True = visible), got dtype float64
     """
+    require_array(name, array)
     if array.dtype != bool:
         raise TypeError(f"{name} must be boolean ({meaning}), got dtype {array.dtype}")
 
@@ -96,7 +116,7 @@ def require_bool(name: str, array: Array, meaning: str) -> None:
 def require_ids(name: str, ids: Array, size: int, letter: str) -> None:
     """Raise unless `ids` are integers in [0, size). CuPy would wrap a wrong index in silence.
 
-    On a GPU this waits for the device once; ids on the host cost nothing.
+    For ids on a GPU this waits for the device; ids on the host cost nothing.
 
     >>> import numpy as np
     >>> require_ids("ids", np.array([0, 7]), 5, "V")
@@ -104,6 +124,7 @@ def require_ids(name: str, ids: Array, size: int, letter: str) -> None:
     ...
     ValueError: ids must be in [0, V=5), got values from 0 to 7
     """
+    require_array(name, ids)
     if ids.dtype.kind not in "iu":
         raise TypeError(f"{name} must be an integer array, got dtype {ids.dtype}")
     if ids.size and not (0 <= int(ids.min()) and int(ids.max()) < size):

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from . import tour_page
-from .check.concepts import CONCEPTS, gradient_table
+from .check.concepts import BOUND, CONCEPTS, gradient_table
 from .data.corpora import bilingual_stories, python_reference
 from .data.packing import pack_documents
 from .layers.attention import attention_forward, causal_mask
@@ -71,7 +71,7 @@ def tour(out: Path, *, steps: int = 300, seed: int = 0) -> int:
 
     say("1/5 proving every gradient (central differences, float64)")
     proofs = prove()
-    wrong = [row["concept"] for row in proofs if row["error"] >= 1e-7]
+    wrong = [row["concept"] for row in proofs if not row["error"] < BOUND]
 
     say("\n2/5 training a tokenizer")
     documents = python_reference() + bilingual_stories(STORIES, seed=seed)

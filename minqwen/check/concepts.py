@@ -33,6 +33,7 @@ from ..params import scope
 from .gradients import GradientError, gradient_errors
 
 Inputs = tuple[Any, ...]
+BOUND = 1e-7  # of a gradient's error, over its scale
 
 
 @dataclass(frozen=True)
@@ -116,10 +117,6 @@ def _block_attention(q: Array, k: Array, v: Array, real: Array | None) -> tuple[
 def _cross_entropy(logits: Array, labels: Array, loss_mask: Array | None) -> tuple[Array, Any]:
     """Run cross-entropy in blocks of 2 tokens, so that several blocks and a short one occur."""
     return cross_entropy_forward(logits, labels, loss_mask, block=2 * logits.shape[-1])
-
-
-def _cross_entropy_backward(dloss: Array, cache: Any) -> Array:
-    return cross_entropy_backward(dloss, cache, block=2 * cache.logits.shape[-1])
 
 
 BLOCK = QwenConfig(
@@ -299,7 +296,7 @@ CONCEPTS = (
         "cross_entropy",
         "minqwen.layers.cross_entropy",
         _cross_entropy,
-        _cross_entropy_backward,
+        cross_entropy_backward,
         {
             "all count": lambda rng: (*_normal((2, 3, 7))(rng), rng.integers(0, 7, (2, 3)), None),
             "masked": lambda rng: (

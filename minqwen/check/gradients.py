@@ -101,19 +101,19 @@ def compare_gradient(name: str, ours: Array, expected: Array) -> GradientError:
     """Measure the largest difference, over the scale of the gradient as a whole.
 
     Over the scale and not element by element: an entry that is small only because large terms
-    cancel in it has no digits to compare.
+    cancel in it has no digits to compare. A NaN or infinite entry is an error of inf.
 
     >>> compare_gradient("dx", np.array([1.0, 2.0]), np.array([1.0, 2.5])).error
     0.2
     """
     if not ours.size:
         return GradientError(name, 0.0, (), 0.0, 0.0)
-    scale = max(float(np.abs(expected).max()), float(np.abs(ours).max()), 1e-12)
-    difference = np.abs(ours - expected)
-    difference = np.where(np.isnan(difference), np.inf, difference)
-    index = tuple(int(i) for i in np.unravel_index(np.argmax(difference), difference.shape))
+    bad = ~np.isfinite(ours)
+    difference = np.where(bad, np.inf, np.abs(np.where(bad, 0.0, ours) - expected))
+    scale = 1.0 if bad.any() else max(np.abs(expected).max(), np.abs(ours).max(), 1e-12)
+    place = tuple(int(i) for i in np.unravel_index(np.argmax(difference), difference.shape))
     return GradientError(
-        name, float(difference[index]) / scale, index, float(ours[index]), float(expected[index])
+        name, float(difference[place] / scale), place, float(ours[place]), float(expected[place])
     )
 
 

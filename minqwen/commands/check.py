@@ -11,9 +11,7 @@ import json
 import time
 from typing import Any
 
-from ..check.concepts import CONCEPTS, concept, gradient_table
-
-BOUND = 1e-7
+from ..check.concepts import BOUND, CONCEPTS, concept, gradient_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -47,9 +47,12 @@ def run(args: argparse.Namespace) -> int:
         ids = tokenizer.encode(prompt, allowed_special="all")
     else:
         ids = tokenizer.encode(prompt, disallowed_special=())
+    ends = ("<|endoftext|>", "<|im_end|>")
+    stops = [tokenizer.special_tokens[t] for t in ends if t in tokenizer.special_tokens]
     if not ids:  # nothing to go on: start where a document starts
-        ids = [tokenizer.special_tokens["<|endoftext|>"]]
-    stops = [tokenizer.special_tokens[t] for t in ("<|endoftext|>", "<|im_end|>")]
+        if not stops:
+            raise ValueError("the prompt is empty, and the tokenizer has no <|endoftext|>")
+        ids = stops[:1]
 
     start, new = time.perf_counter(), []
     decoder = tokenizer.stream_decoder()

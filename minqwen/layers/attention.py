@@ -112,7 +112,7 @@ def attention_sizes(q: Array, k: Array, v: Array) -> tuple[int, int, int, int, i
     (B, H, T, Dh), (_, Hkv, S, _) = q.shape, k.shape
     require_shape("k", k, B=B, Hkv=Hkv, S=S, Dh=Dh)
     require_shape("v", v, B=B, Hkv=Hkv, S=S, Dh=Dh)
-    if H % Hkv:
+    if Hkv == 0 or H % Hkv:
         raise ValueError(f"H={H} query heads is not a multiple of Hkv={Hkv} key/value heads")
     return B, H, Hkv, T, S, Dh
 

@@ -34,7 +34,7 @@ class BlockAttentionCache(NamedTuple):
     q: Array  # (B*Hkv, T, G, Dh) queries times scale, in at_least_float32
     k: Array  # (B*Hkv, S, Dh)
     v: Array  # (B*Hkv, S, Dh)
-    hidden: Array | None  # (B*Hkv, 1, S) 0 for a real key, -inf for padding
+    padding_bias: Array | None  # (B*Hkv, 1, S) 0 for a real key, -inf for padding
     out: Array  # (B*Hkv, T, G, Dh)
     lse: Array  # (B*Hkv, T, G, 1) log of the sum of exponentials, one per query
     scale: float
@@ -49,7 +49,7 @@ def block_attention_forward(
     v: Array,
     real: Array | None = None,
     scale: float | None = None,
-    block: int = 64,
+    block: int | None = None,
 ) -> tuple[Array, BlockAttentionCache]:
     """Let every query average the values of itself and of earlier tokens.
 
@@ -59,7 +59,8 @@ def block_attention_forward(
         v: (B, Hkv, S, Dh) float, values.
         real: (B, S) bool, True = a real token, False = padding, on either side; None = all real.
         scale: factor on the scores; None means 1 / sqrt(Dh).
-        block: queries per block. 64 suits a CPU; a GPU wants more, since each block costs calls.
+        block: queries per block. None: 64, which suits a CPU, or 1024 on a GPU, where each block
+            costs calls.
 
     Returns:
         out: (B, H, T, Dh) in q.dtype; zeros for a query that sees no real token.
@@ -78,21 +79,23 @@ def block_attention_forward(
     B, H, Hkv, T, S, Dh = attention_sizes(q, k, v)
     if T > S:
         raise ValueError(f"T={T} queries cannot be the last of S={S} positions")
+    if block is None:
+        block = 64 if isinstance(q, np.ndarray) else 1024
     if block < 1:
         raise ValueError(f"block must be at least 1, got {block}")
     scale, G, shape, dtype = Dh**-0.5 if scale is None else scale, H // Hkv, q.shape, q.dtype
 
     q = (widen(q) * scale).reshape(B * Hkv, G, T, Dh).swapaxes(1, 2)  # (B*Hkv, T, G, Dh)
     k, v = widen(k).reshape(B * Hkv, S, Dh), widen(v).reshape(B * Hkv, S, Dh)
-    hidden = None
+    padding_bias = None
     if real is not None:
         require_bool("real", real, "True = real token")
         require_shape("real", real, B=B, S=S)
-        hidden = xp.where(real, xp.zeros((), q.dtype), -xp.inf).astype(q.dtype)  # (B, S)
-        hidden = xp.repeat(hidden, Hkv, axis=0)[:, None]  # (B*Hkv, 1, S)
+        padding_bias = xp.where(real, xp.zeros((), q.dtype), -xp.inf).astype(q.dtype)  # (B, S)
+        padding_bias = xp.repeat(padding_bias, Hkv, axis=0)[:, None]  # (B*Hkv, 1, S)
     out, lse = xp.empty_like(q), xp.empty_like(q[..., :1])
     for i in range(0, T, block):
-        scores = block_scores(q, k, hidden, i, block)  # (B*Hkv, rows*G, e)
+        scores = block_scores(q, k, padding_bias, i, block)  # (B*Hkv, rows*G, e)
         peak = xp.maximum(scores.max(axis=-1, keepdims=True), np.finfo(scores.dtype).min)
         scores -= peak
         weights = xp.exp(scores, out=scores)
@@ -102,7 +105,7 @@ def block_attention_forward(
         out[:, i : i + block] = rows.reshape(B * Hkv, -1, G, Dh)
         lse[:, i : i + block] = (peak + xp.log(total)).reshape(B * Hkv, -1, G, 1)
     y = out.swapaxes(1, 2).reshape(shape).astype(dtype, copy=False)  # (B, H, T, Dh)
-    return y, BlockAttentionCache(q, k, v, hidden, out, lse, scale, block, shape, dtype)
+    return y, BlockAttentionCache(q, k, v, padding_bias, out, lse, scale, block, shape, dtype)
 
 
 def block_attention_backward(dout: Array, cache: BlockAttentionCache) -> tuple[Array, Array, Array]:
@@ -111,7 +114,7 @@ def block_attention_backward(dout: Array, cache: BlockAttentionCache) -> tuple[A
     dk and dv collect from every block of queries that saw the key; the product over the rows of
     all G heads at once is the sum over the group.
     """
-    q, k, v, hidden, out, lse, scale, block, shape, dtype = cache
+    q, k, v, padding_bias, out, lse, scale, block, shape, dtype = cache
     xp = array_module(q)
     (BHkv, T, G, Dh), (B, H, _, _) = q.shape, shape
     require_shape("dout", dout, B=B, H=H, T=T, Dh=Dh)
@@ -120,7 +123,7 @@ def block_attention_backward(dout: Array, cache: BlockAttentionCache) -> tuple[A
     delta = (dout * out).sum(axis=-1, keepdims=True)  # (B*Hkv, T, G, 1)
     dq, dk, dv = xp.empty_like(q), xp.zeros_like(k), xp.zeros_like(v)
     for i in range(0, T, block):
-        probs = block_scores(q, k, hidden, i, block)  # (B*Hkv, rows*G, e)
+        probs = block_scores(q, k, padding_bias, i, block)  # (B*Hkv, rows*G, e)
         e = probs.shape[-1]
         q_rows, dout_rows, lse_rows, delta_rows = (
             a[:, i : i + block].reshape(BHkv, -1, a.shape[-1]) for a in (q, dout, lse, delta)
@@ -138,7 +141,7 @@ def block_attention_backward(dout: Array, cache: BlockAttentionCache) -> tuple[A
     return tuple(d.astype(dtype, copy=False) for d in (dq, dk, dv))
 
 
-def block_scores(q: Array, k: Array, hidden: Array | None, i: int, block: int) -> Array:
+def block_scores(q: Array, k: Array, padding_bias: Array | None, i: int, block: int) -> Array:
     """Return the scores of queries i .. i+block against the keys they see, -inf where hidden.
 
     Only the last `rows` keys can lie in the future of a query of the block, so only that corner
@@ -147,7 +150,7 @@ def block_scores(q: Array, k: Array, hidden: Array | None, i: int, block: int) -
     Args:
         q: (B*Hkv, T, G, Dh) float, times scale.
         k: (B*Hkv, S, Dh) float.
-        hidden: (B*Hkv, 1, S) float, 0 or -inf, or None.
+        padding_bias: (B*Hkv, 1, S) float, 0 or -inf, or None.
 
     Returns:
         (B*Hkv, rows*G, e) float with e = S - T + i + rows.
@@ -161,6 +164,6 @@ def block_scores(q: Array, k: Array, hidden: Array | None, i: int, block: int) -
         future = ~xp.tri(rows, dtype=bool)  # (rows, rows)
         corner = xp.where(future, -xp.inf, xp.zeros((), q.dtype)).astype(q.dtype)
         scores[:, :, e - rows :] += xp.repeat(corner, G, axis=0)
-    if hidden is not None:
-        scores += hidden[:, :, :e]
+    if padding_bias is not None:
+        scores += padding_bias[:, :, :e]
     return scores

@@ -12,8 +12,8 @@ number of counted tokens:
 
     d lse / dz_v = p_v       so       dz_nv = dloss * c_n / M * (p_nv - [v = label_n])
 
-Paper:    Qwen Technical Report, 2.4 Training: "standard approach of autoregressive language
-          modeling", predicting the next token from the ones before it.
+Paper:    Qwen Technical Report, 2.4 Training: autoregressive language modelling, the next
+          token from the ones before it.
 Origin:   Shannon 1948.
 Differs:  labels are the next tokens already: nothing is shifted in here.
 """
@@ -38,10 +38,11 @@ class CrossEntropyCache(NamedTuple):
     counted: Array  # (N,) 1.0 where the token counts, else 0.0
     tokens: Array  # () how many count, at least 1
     shape: tuple[int, ...]  # of the argument
+    block: int | None
 
 
 def cross_entropy_forward(
-    logits: Array, labels: Array, loss_mask: Array | None = None, block: int = 2**16
+    logits: Array, labels: Array, loss_mask: Array | None = None, block: int | None = None
 ) -> tuple[Array, CrossEntropyCache]:
     """Average the surprise -log p(label) over the counted tokens.
 
@@ -49,8 +50,8 @@ def cross_entropy_forward(
         logits: (..., V) float, unnormalised log-probabilities; usually (B, T, V).
         labels: (...) int, the token that follows. IGNORED (-100) is not counted.
         loss_mask: (...) bool, True = counts; None counts every label that is not IGNORED.
-        block: numbers per step, in whole rows: the extra memory. 2**16 stay in the cache of a CPU;
-            a GPU wants more, since each step costs calls.
+        block: numbers per step, in whole rows: the extra memory. None: 2**16, which stay in the
+            cache of a CPU, or 2**26 on a GPU, where each step costs calls.
 
     Returns:
         loss: () in nats, in float32 or wider; 0 when no token counts.
@@ -78,26 +79,27 @@ def cross_entropy_forward(
     require_ids("labels", label, V, "V")
     label, counted = xp.asarray(label), xp.asarray(counts).astype(at_least_float32(z))
 
-    lowest = float(np.finfo(counted.dtype).min) / 2  # below every real logit, and finite
+    lowest = float(np.finfo(counted.dtype).min)  # stands in for the peak of a row of -inf
     lse = xp.empty_like(counted)  # (N,)
     for rows in row_blocks(z, block):
         part = widen(z[rows])  # (rows, V)
         peak = xp.maximum(part.max(axis=-1), lowest)
         part = part - peak[:, None]
-        lse[rows] = peak + xp.log(xp.exp(part, out=part).sum(axis=-1))
+        total = xp.exp(part, out=part).sum(axis=-1)
+        lse[rows] = peak + xp.log(total + (total == 0))
     tokens = xp.maximum(counted.sum(), 1)
-    loss = ((lse - widen(z[xp.arange(len(label)), label])) * counted).sum() / tokens
-    return loss, CrossEntropyCache(z, label, lse, counted, tokens, logits.shape)
+    z_label = widen(z[xp.arange(len(label)), label])
+    surprise = xp.where(counted > 0, lse - z_label, 0)  # and not a product: 0 * inf would be NaN
+    loss = surprise.sum() / tokens
+    return loss, CrossEntropyCache(z, label, lse, counted, tokens, logits.shape, block)
 
 
-def cross_entropy_backward(
-    dloss: Array | float, cache: CrossEntropyCache, block: int = 2**16
-) -> Array:
+def cross_entropy_backward(dloss: Array | float, cache: CrossEntropyCache) -> Array:
     """Return dlogits, shaped like logits: (p - one_hot(label)) * dloss / tokens.
 
     A token that is not counted gets zeros.
     """
-    z, label, lse, counted, tokens, shape = cache
+    z, label, lse, counted, tokens, shape, block = cache
     xp = array_module(z)
     weight = counted * (dloss / tokens).astype(lse.dtype)  # (N,)
 
@@ -112,7 +114,9 @@ def cross_entropy_backward(
     return dlogits
 
 
-def row_blocks(z: Array, block: int) -> Iterator[slice]:
+def row_blocks(z: Array, block: int | None) -> Iterator[slice]:
     """Yield slices of the rows of z (N, V) that hold about `block` numbers, one row at least."""
+    if block is None:
+        block = 2**16 if isinstance(z, np.ndarray) else 2**26
     step = max(1, block // max(1, z.shape[1]))
     return (slice(start, start + step) for start in range(0, z.shape[0], step))

@@ -12,9 +12,11 @@ For all pairs at once: y = x * cos + rotate_half(x) * sin, rotate_half(a, b) = (
 The gradient. A rotation is an orthogonal matrix R, so dx = R^T dy: the same turn backwards,
 dx = dy * cos - rotate_half(dy) * sin. The tables are not trained.
 
+Why float32: rounded to bfloat16, a frequency is up to 0.4 % off, and at position 2047 an angle is
+wrong by up to 2.5 rad.
+
 Paper:    Qwen Technical Report, 2.3.1 Architecture, "Positional embedding": RoPE, with inv_freq
-          in float32 and not in bfloat16. Rounded to bfloat16 a frequency is up to 0.4 % off, an
-          angle of 2.5 rad at position 2047.
+          in float32 and not in bfloat16.
 Origin:   Su et al. 2021, arXiv:2104.09864.
 Differs:  the original pairs neighbours (2i, 2i + 1); Qwen's checkpoints need the half-split.
 """

@@ -14,7 +14,7 @@ and x feeds both branches, so dx is the sum of what comes back through each.
 Paper:    Qwen Technical Report, 2.3.1 Architecture, "Activation function": SwiGLU, with a width F
           of 8/3 D instead of 4 D, because there are three matrices instead of two.
 Origin:   Shazeer 2020, arXiv:2002.05202.
-Differs:  nothing. In Qwen's first code `w2` is the gate and `w1` is up: see model/checkpoint.py.
+Differs:  nothing. In Qwen's first code `w2` is the gate and `w1` is up: see model/qwen1.py.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..backend import Array, array_module, widen
+from ..shapes import require_axes, require_shape
 from .linear import LinearCache, linear_backward, linear_forward
 
 
@@ -58,6 +59,11 @@ def swiglu_forward(
     >>> y.round(6)  # silu(-10) = -10 / (1 + exp(10))
     array([[-0.000454]])
     """
+    require_axes("w_gate", w_gate, "F D")
+    (F, D) = w_gate.shape
+    require_shape("w_up", w_up, F=F, D=D)
+    require_shape("w_down", w_down, D=D, F=F)
+
     gate, gate_cache = linear_forward(x, w_gate)  # (..., F)
     up, up_cache = linear_forward(x, w_up)  # (..., F)
     h = widen(gate) * sigmoid(gate) * widen(up)

@@ -13,10 +13,8 @@ with the config before any weight is read.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,11 +23,13 @@ import numpy as np
 
 from ..backend import to_numpy
 from ..params import Params
+from .atomic_folder import new_folder, recover
 from .config import QwenConfig, check_params, param_shapes
 from .qwen1 import Stored, rename_qwen1
 
 SINGLE, INDEX, NPZ = "model.safetensors", "model.safetensors.index.json", "model.npz"
 NOT_PARAMETERS = re.compile(r"(^|\.)(rotary_emb\.inv_freq|masked_bias|attn\.bias)$")
+WEIGHTS = re.compile(r"config\.json|model.*\.safetensors(\.index\.json)?|model\.npz")
 OURS = re.compile(  # what a checkpoint folder may hold and be replaced as a whole
     r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|vocab|added_tokens)"
     r"\.json|merges\.txt|qwen\.tiktoken|model.*\.safetensors(\.index\.json)?|model\.npz"
@@ -62,6 +62,7 @@ def load_checkpoint(folder: str | Path, dtype: str | None = "float32") -> tuple[
         ImportError: safetensors (or ml_dtypes, for bfloat16) is not installed; with the pip line.
     """
     folder = Path(folder)
+    recover(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no checkpoint folder {folder}")
     config = QwenConfig.from_pretrained(folder)
@@ -91,8 +92,8 @@ def save_checkpoint(
 ) -> None:
     """Write a folder that load_checkpoint reads and, as safetensors, transformers opens too.
 
-    The folder is written under another name beside its place and then renamed, so a crash leaves
-    either the old folder or the new one. An existing checkpoint folder is replaced as a whole.
+    An existing checkpoint folder is replaced as a whole, see atomic_folder: a crash leaves the old
+    one or the new one. Without a tokenizer, that of the old folder is kept.
 
     Args:
         folder: where to. Parents are made.
@@ -104,7 +105,7 @@ def save_checkpoint(
             safetensors if the package is there.
 
     Raises:
-        ValueError: params do not fit the config, or the format is unknown.
+        ValueError: params do not fit the config, or the format is unknown or cannot hold the dtype.
         FileExistsError: the folder holds files that are not part of a checkpoint.
         ImportError: file_format is "safetensors" and the package is missing; with the pip line.
     """
@@ -123,46 +124,29 @@ def save_checkpoint(
                 f"{folder} holds files that are not part of a checkpoint ({foreign[0]}); "
                 "choose another folder"
             )
-    folder.parent.mkdir(parents=True, exist_ok=True)
     to_dtype = None if dtype is None else named_dtype(dtype)
-    tensors = {name: to_numpy(value) for name, value in params.items()}
+    tensors: dict[str, Any] = {name: to_numpy(value) for name, value in params.items()}
     if to_dtype is not None:
         tensors = {name: value.astype(to_dtype, copy=False) for name, value in tensors.items()}
-    stored_as = next(iter(tensors.values())).dtype.name
+    stored_as = next(iter(tensors.values())).dtype
+    if file_format == "npz" and stored_as.name == "bfloat16":
+        raise ValueError('.npz files cannot hold bfloat16; use file_format="safetensors"')
 
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        text = json.dumps({**config.to_dict(), "torch_dtype": stored_as}, indent=2, sort_keys=True)
-        (temporary / "config.json").write_text(text + "\n", encoding="utf-8")
+    with new_folder(folder) as new:
+        values = {**config.to_dict(), "torch_dtype": stored_as.name}
+        text = json.dumps(values, indent=2, sort_keys=True)
+        (new / "config.json").write_text(text + "\n", encoding="utf-8")
         if file_format == "safetensors":
-            numpy_files = _safetensors().numpy
             ordered = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-            numpy_files.save_file(ordered, temporary / SINGLE, metadata={"format": "pt"})
+            _safetensors().numpy.save_file(ordered, new / SINGLE, metadata={"format": "pt"})
         else:
-            np.savez(temporary / NPZ, allow_pickle=False, **tensors)
+            np.savez(new / NPZ, **tensors)
         if tokenizer is not None:
-            tokenizer.save_pretrained(temporary)
-        temporary.chmod(0o755)  # mkdtemp makes it private
-        replace_folder(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def replace_folder(new: Path, place: Path) -> None:
-    """Move the folder `new` to `place`; what was there goes away only once `new` stands there."""
-    if not place.exists():
-        os.replace(new, place)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{place.name}.old.", dir=place.parent))
-    try:
-        os.replace(place, aside / place.name)
-        try:
-            os.replace(new, place)
-        except BaseException:
-            os.replace(aside / place.name, place)
-            raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+            tokenizer.save_pretrained(new)
+        elif folder.is_dir():  # what was beside the weights stays beside them
+            for path in folder.iterdir():
+                if not WEIGHTS.fullmatch(path.name):
+                    shutil.copy2(path, new / path.name)
 
 
 def list_tensors(folder: Path) -> dict[str, Stored]:

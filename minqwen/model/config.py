@@ -85,11 +85,16 @@ class QwenConfig:
                 raise ValueError(f"{name} must be a number above 0, got {value!r}")
         if not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout!r}")
+        for name in ("attention_bias", "tie_word_embeddings"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
+        for name, kind in (("rope_scaling", dict), ("sliding_window", int)):
+            if not isinstance(self.extra.get(name), (kind, type(None))):
+                wanted = "an object" if kind is dict else "a whole number"
+                raise ValueError(f"{name} must be {wanted} or null, got {self.extra[name]!r}")
         if self.hidden_act != "silu":
             raise ValueError(f'hidden_act must be "silu", got {self.hidden_act!r}')
-        if self.model_type not in MODEL_TYPES:
-            known = ", ".join(MODEL_TYPES)
-            raise ValueError(f"model_type must be one of {known}, got {self.model_type!r}")
+        require_known_type(self.model_type)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> QwenConfig:
@@ -107,9 +112,7 @@ class QwenConfig:
         """
         values = dict(values)
         model_type = values.setdefault("model_type", "qwen2")
-        if model_type not in MODEL_TYPES:
-            known = ", ".join(MODEL_TYPES)
-            raise ValueError(f"model_type must be one of {known}, got {model_type!r}")
+        require_known_type(model_type)
         if model_type == "qwen":
             values = config_from_qwen1(values)
         elif model_type.startswith("qwen3"):
@@ -169,15 +172,21 @@ class QwenConfig:
             found.append(f"mixture of experts (model_type {self.model_type})")
         if self.model_type.startswith("qwen3"):
             found.append(f"normalised queries and keys (model_type {self.model_type})")
-        if (get("rope_scaling") or {}).get("rope_type", "default") != "default" or (
-            get("rope_scaling") or {}
-        ).get("type", "default") != "default":
+        scaling = get("rope_scaling") or {}
+        if {scaling.get(k, "default") for k in ("rope_type", "type")} != {"default"}:
             found.append("rope_scaling")
         if get("use_sliding_window") and length > (get("sliding_window") or length):
             found.append("sliding windows (use_sliding_window)")
         if length > self.max_position_embeddings:
             found += [f for f in ("use_dynamic_ntk", "use_logn_attn") if get(f)]
         return found
+
+
+def require_known_type(model_type: str) -> None:
+    """Raise ValueError unless we know this `model_type`."""
+    if model_type not in MODEL_TYPES:
+        known = ", ".join(MODEL_TYPES)
+        raise ValueError(f"model_type must be one of {known}, got {model_type!r}")
 
 
 def param_shapes(config: QwenConfig) -> dict[str, tuple[int, ...]]:
@@ -225,7 +234,7 @@ def param_shapes(config: QwenConfig) -> dict[str, tuple[int, ...]]:
 
 
 def check_params(params: dict[str, Any], config: QwenConfig, where: str = "params") -> None:
-    """Raise one ValueError that lists missing, extra and mis-shaped parameters, if there are any.
+    """Raise one ValueError that lists missing, extra and mis-shaped parameters, or mixed dtypes.
 
     >>> config = QwenConfig(vocab_size=9, hidden_size=4, intermediate_size=6, num_hidden_layers=1,
     ...                     num_attention_heads=2)
@@ -236,6 +245,9 @@ def check_params(params: dict[str, Any], config: QwenConfig, where: str = "param
     """
     wanted = param_shapes(config)
     problems = []
+    dtypes = {
+        str(params[name].dtype): name for name in wanted if hasattr(params.get(name), "dtype")
+    }
     if missing := [name for name in wanted if name not in params]:
         problems.append("missing " + name_list(missing))
     if extra := [name for name in params if name not in wanted]:
@@ -246,5 +258,8 @@ def check_params(params: dict[str, Any], config: QwenConfig, where: str = "param
         if name in params and tuple(params[name].shape) != shape
     ]:
         problems.append("mis-shaped " + name_list(wrong))
+    if len(dtypes) > 1:
+        mixed = ", ".join(f"{name} is {dtype}" for dtype, name in sorted(dtypes.items()))
+        problems.append(f"mixed dtypes ({mixed})")
     if problems:
         raise ValueError(f"{where} do not fit the config: {'; '.join(problems)}")

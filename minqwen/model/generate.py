@@ -17,8 +17,8 @@ import numpy as np
 
 from ..backend import Array, to_numpy
 from ..params import Params
-from ..shapes import require_axes, require_bool, require_shape
-from .config import QwenConfig
+from ..shapes import require_axes, require_bool, require_ids, require_shape
+from .config import QwenConfig, check_params
 from .kv_cache import KVCache
 from .language_model import EMBEDDING, language_model_forward
 from .sampling import check_sampling, sample
@@ -98,7 +98,12 @@ def generate(
     for token in eos_token_ids:
         if not 0 <= token < config.vocab_size:
             raise ValueError(f"eos_token_ids must be in [0, V={config.vocab_size}), got {token}")
-    prompt = to_numpy(input_ids).astype(np.int64)
+    prompt = to_numpy(input_ids)
+    require_ids("input_ids", prompt, config.vocab_size, "V")
+    if prompt.shape[1] == 0:
+        raise ValueError(f"input_ids must hold at least one token a row, got {prompt.shape}")
+    check_params(params, config)
+    prompt = prompt.astype(np.int64)
     if attention_mask is not None:
         attention_mask = to_numpy(attention_mask)
         require_bool("attention_mask", attention_mask, "True = real token")

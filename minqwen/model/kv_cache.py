@@ -7,8 +7,8 @@ so each layer keeps them and a decoding step runs the model on one token. The me
 
 which is why Qwen2 has fewer key/value heads: 8 in the 72B model instead of 64.
 
-Paper:    Qwen2 Technical Report, "Qwen2 Dense Model", Grouped Query Attention: "optimizes KV
-          cache usage during inference".
+Paper:    Qwen2 Technical Report, "Qwen2 Dense Model", Grouped Query Attention, which is there
+          to make this cache smaller.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class KVCache:
             config: gives L, Hkv and Dh.
             batch_size: B.
             max_length: the most tokens a row can have.
-            like: a parameter: the cache gets its dtype and device. Without it: host.
+            like: a parameter: the cache gets its dtype and device.
+            dtype: without `like`: the dtype, on the host.
         """
         xp, dt = array_module(like), np.dtype(dtype) if like is None else like.dtype
         heads = (config.num_hidden_layers, batch_size, config.num_key_value_heads)
@@ -93,8 +94,12 @@ class KVCache:
         self.length += new_tokens
         self.real = real
 
-    def require_room(self, batch_size: int, new_tokens: int) -> None:
-        """Raise ValueError unless the cache has this batch size and room for the new tokens."""
+    def require_room(self, config: QwenConfig, batch_size: int, new_tokens: int) -> None:
+        """Raise ValueError unless the cache fits the model and the batch, and has room."""
+        L, _, Hkv, _, Dh = self.keys.shape
+        want = (config.num_hidden_layers, config.num_key_value_heads, config.head_dim)
+        if (L, Hkv, Dh) != want:
+            raise ValueError(f"kv_cache is for (L, Hkv, Dh) = {(L, Hkv, Dh)}, the model has {want}")
         if batch_size != self.batch_size:
             raise ValueError(f"kv_cache is for B={self.batch_size}, input_ids have B={batch_size}")
         if self.length + new_tokens > self.max_length:

@@ -95,7 +95,7 @@ def language_model_forward(
     if attention_mask is not None:
         require_bool("attention_mask", attention_mask, "True = real token")
     if kv_cache is not None:
-        kv_cache.require_room(B, T)
+        kv_cache.require_room(config, B, T)
         real = kv_cache.extend_real(attention_mask, T)
     elif attention_mask is not None:
         require_shape("attention_mask", attention_mask, B=B, S=T)

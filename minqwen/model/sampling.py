@@ -43,7 +43,7 @@ def sample(
         (B,) int64 on the host.
 
     Raises:
-        ValueError: an option is out of range, rng is missing, or logits hold NaN.
+        ValueError: an option is out of range, rng is missing, or logits leave no choice.
 
     >>> sample(np.array([[1.0, 3.0, 2.0]]), temperature=0)
     array([1])
@@ -53,8 +53,8 @@ def sample(
     check_sampling(temperature, top_k, top_p, rng)
     slack = 4 * float(np.finfo(np.promote_types(logits.dtype, np.float32)).eps)
     z = to_numpy(logits).astype(np.float64)
-    if np.isnan(z).any():
-        raise ValueError("logits hold NaN")
+    if np.isnan(z).any() or not np.isfinite(z.max(axis=-1)).all():
+        raise ValueError("logits hold NaN, +inf, or a row of nothing but -inf")
     if temperature == 0:
         best: Array = z.argmax(axis=-1)
         return best

@@ -15,7 +15,7 @@ then the control tokens. Qwen's own has the bytes in another order, its id 0 is 
 Decoding joins the bytes of all tokens first. Token by token would not do: one Chinese character may
 be two tokens.
 
-Paper:    Qwen Technical Report, 2.2 Tokenization; Qwen2 Technical Report, 2.1 Tokenizer.
+Paper:    Qwen Technical Report, 2.2 Tokenization; Qwen2 Technical Report, "Tokenizer".
 Origin:   see merges.py.
 Differs:  NFC is applied to the whole text before control tokens are looked for, as in Qwen's first
           code; `tokenizers` looks first. Only U+0338 straight after a control token shows it.
@@ -30,8 +30,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from itertools import chain
 from pathlib import Path
 
-from .merges import MergeStep, TrainStep, bpe_encode, bpe_encode_steps, learn_merges
-from .merges import bpe_train_steps as train_steps_of_pretokens
+from .merges import (
+    MergeStep,
+    TrainStep,
+    bpe_encode,
+    bpe_encode_steps,
+    learn_merges,
+    learn_merges_steps,
+)
 from .pretokenizer import QWEN_PATTERN, clean, compile_pattern, split
 from .special_tokens import QWEN2_SPECIAL_TOKENS, choose_allowed, find_any
 from .stream_decoder import StreamDecoder
@@ -125,7 +131,7 @@ def bpe_train_steps(text: str) -> Iterator[TrainStep]:
     >>> step.pieces[0]
     [b'lo', b'w']
     """
-    return train_steps_of_pretokens(split(clean(text)))
+    return learn_merges_steps(split(clean(text)))
 
 
 class Tokenizer:
@@ -166,6 +172,7 @@ class Tokenizer:
         self._token_of |= {i: name.encode("utf-8") for name, i in special_tokens.items()}
         if len(self._token_of) != len(ranks) + len(special_tokens):
             raise ValueError("ranks and special_tokens give the same id to two tokens")
+        self._vocab_size = max(self._token_of) + 1
         self._known = _KnownPretokens(self.ranks)
 
     @property
@@ -176,7 +183,7 @@ class Tokenizer:
     @property
     def vocab_size(self) -> int:
         """One more than the largest id: how many rows an embedding needs at least."""
-        return max(self._token_of) + 1
+        return self._vocab_size
 
     def encode(
         self,
@@ -342,7 +349,8 @@ class Tokenizer:
 
         Returns:
             An iterator of MergeStep(pieces, pair, rank). Each pre-token starts with its single
-            bytes, pair and rank None.
+            bytes, pair and rank None. `encode` looks a whole pre-token up first; in trained and
+            published vocabularies that gives the same ids, since merges lead to every token.
 
         >>> tokenizer = bpe_train("low low", merges=2)
         >>> for step in tokenizer.merge_steps("low"):

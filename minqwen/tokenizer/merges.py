@@ -73,7 +73,7 @@ def merge_pair(pieces: list[bytes], pair: Pair) -> list[bytes]:
     return merged
 
 
-def bpe_train_steps(pretokens: Iterable[str]) -> Iterator[TrainStep]:
+def learn_merges_steps(pretokens: Iterable[str]) -> Iterator[TrainStep]:
     """Learn merges one after the other, plainly: all pairs are counted anew in every step.
 
     Args:
@@ -82,7 +82,7 @@ def bpe_train_steps(pretokens: Iterable[str]) -> Iterator[TrainStep]:
     Returns:
         An iterator with one step per merge; it ends when no pair is left.
 
-    >>> for step in bpe_train_steps(["aaabdaaabac"]):
+    >>> for step in learn_merges_steps(["aaabdaaabac"]):
     ...     print(step.rank, step.frequency, *step.pair)
     ...     if step.rank == 258:
     ...         break

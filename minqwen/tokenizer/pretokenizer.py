@@ -21,7 +21,7 @@ An example by hand, with a dot for a space:
 "She" is alternative 2. "'s" is 1, which is tried before 2. Of the two spaces 6 takes one and leaves
 one; no word follows, so 7 takes that. Alternative 3 gives 2 and 5, and 4 gives the mark.
 
-Paper:    Qwen Technical Report, 2.2 Tokenization: "split numbers into single digits".
+Paper:    Qwen Technical Report, 2.2 Tokenization: numbers are split into single digits.
 Origin:   the pattern of OpenAI's cl100k_base in tiktoken; Qwen changes alternative 3.
 Differs:  nothing; the standard library's `re` knows no \p{L}, hence the package `regex`.
 """

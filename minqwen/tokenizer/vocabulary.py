@@ -13,7 +13,7 @@ too, so a file could say something else than its ids do. `read` works the merges
 refuses a file with other ones. For the 151,387 merges of Qwen that takes about a second; the rank
 file needs no such check.
 
-Paper:    Qwen Technical Report, 2.2 Tokenization; Qwen2 Technical Report, 2.1 Tokenizer.
+Paper:    Qwen Technical Report, 2.2 Tokenization; Qwen2 Technical Report, "Tokenizer".
 Origin:   the rank file is tiktoken's; the JSON forms are those of Hugging Face.
 Differs:  only byte-level BPE is read, with NFC or no normalizer, and any split pattern.
 """

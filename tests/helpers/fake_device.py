@@ -378,6 +378,8 @@ class Namespace(types.ModuleType):
         super().__init__(name)
         prefix = "" if name == "cupy" else name + "."
         for key in functions:
+            if not hasattr(source, key):  # the list was made with a newer NumPy
+                continue
             setattr(self, key, function(prefix + key, functions[key], getattr(source, key)))
 
     def __getattr__(self, name):
@@ -402,9 +404,11 @@ def fake_cupy():
     """Return a module to stand for `cupy`; see `install`."""
     xp = Namespace("cupy", NAMES["functions"], np)
     for name in NAMES["same"]:  # dtypes, constants, finfo: CuPy exports NumPy's own objects
-        setattr(xp, name, getattr(np, name))
+        if hasattr(np, name):
+            setattr(xp, name, getattr(np, name))
     for name in NAMES["ufuncs"]:
-        setattr(xp, name, Ufunc(name))
+        if hasattr(np, name):
+            setattr(xp, name, Ufunc(name))
     for name in ("r_", "c_", "mgrid", "ogrid"):
         setattr(xp, name, Grid(name))
     xp.linalg = Namespace("linalg", NAMES["linalg"], np.linalg)

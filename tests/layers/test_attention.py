@@ -150,6 +150,12 @@ def test_errors(forward):
         forward(q, k.astype(np.float32), v)
 
 
+def test_no_key_heads_at_all():
+    q = np.ones((1, 2, 3, 4))
+    with pytest.raises(ValueError, match="H=2 query heads is not a multiple of Hkv=0"):
+        attention_forward(q, *(np.ones((1, 0, 3, 4)),) * 2)
+
+
 def test_errors_of_masks():
     q, k, v = qkv()
     with pytest.raises(

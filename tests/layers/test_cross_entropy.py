@@ -74,6 +74,20 @@ def test_extreme_logits():
     assert np.isfinite(cross_entropy_backward(1.0, cache)).all()
 
 
+def test_a_masked_logit_under_an_ignored_token_does_not_poison_the_loss():
+    """An ignored label is read as id 0; where that logit is -inf, 0 * inf would be NaN."""
+    logits = np.array([[-np.inf, 0.0, 0.0], [-np.inf, 0.0, 0.0]])
+    loss, cache = cross_entropy_forward(logits, np.array([1, -100]))
+    assert abs(loss - np.log(2)) < 1e-15
+    assert np.isfinite(cross_entropy_backward(1.0, cache)).all()
+
+
+def test_a_row_of_the_lowest_number_is_a_uniform_row():
+    low = np.finfo(np.float32).min
+    loss, _ = cross_entropy_forward(np.full((1, 4), low, np.float32), np.array([2]))
+    assert np.isfinite(loss)
+
+
 def test_extra_memory_is_a_block_and_not_a_softmax():
     """The full size is in benchmarks/."""
     logits = np.zeros((256, 40000), np.float32)

@@ -76,6 +76,21 @@ def test_swiglu_gates_with_the_gate_and_not_with_up():
     assert abs(swiglu_forward(one, up, gate, one)[0][0, 0] - -7.3106) < 1e-4
 
 
+def test_swiglu_refuses_a_weight_that_would_broadcast():
+    x = np.ones((2, 5))
+    with pytest.raises(ValueError, match=r"w_up must have shape \(F=7, D=5\), got \(1, 5\)"):
+        swiglu_forward(x, np.ones((7, 5)), np.ones((1, 5)), np.ones((5, 7)))
+    with pytest.raises(ValueError, match=r"w_down must have shape \(D=5, F=7\), got \(7, 5\)"):
+        swiglu_forward(x, np.ones((7, 5)), np.ones((7, 5)), np.ones((7, 5)))
+
+
+def test_lists_are_refused_by_name():
+    with pytest.raises(TypeError, match="x must be an array, got list"):
+        linear_forward([[1.0]], np.ones((1, 1)))
+    with pytest.raises(TypeError, match="ids must be an array, got list"):
+        embedding_forward([1], np.ones((7, 5)))
+
+
 def test_sigmoid_has_no_overflow_and_keeps_small_numbers():
     with np.errstate(all="raise"):
         np.testing.assert_array_equal(sigmoid(np.array([-1e30, 1e30], np.float32)), [0, 1])

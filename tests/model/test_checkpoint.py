@@ -244,3 +244,77 @@ def test_wrong_arguments(tmp_path, config, params):
 def load_checkpoint_of(tmp_path, config, params, dtype):
     save_checkpoint(tmp_path / "m", config, params)
     return load_checkpoint(tmp_path / "m", dtype=dtype)
+
+
+def test_a_crash_between_the_two_renames_is_recovered(tmp_path, config, params):
+    """What a kill leaves at that moment: nothing under the name, the old folder aside."""
+    from minqwen.model.atomic_folder import old_name
+
+    save_checkpoint(tmp_path / "m", config, params)
+    os.replace(tmp_path / "m", old_name(tmp_path / "m"))
+    same(load_checkpoint(tmp_path / "m")[1], params)
+    assert os.listdir(tmp_path) == ["m"]
+
+    os.replace(tmp_path / "m", old_name(tmp_path / "m"))
+    changed = {name: value + 1 for name, value in params.items()}
+    save_checkpoint(tmp_path / "m", config, changed)  # saving finds the same state
+    same(load_checkpoint(tmp_path / "m")[1], changed)
+    assert os.listdir(tmp_path) == ["m"]
+
+
+def test_a_kill_at_every_moment_leaves_a_checkpoint(tmp_path, config, params):
+    """The process ends inside the k-th call of os.replace or os.fsync, for every k."""
+    import subprocess
+    import sys
+
+    save_checkpoint(tmp_path / "m", config, params, file_format="npz")
+    program = """
+import os, sys
+import numpy as np
+from minqwen.model.checkpoint import load_checkpoint, save_checkpoint
+place, k = sys.argv[1], int(sys.argv[2])
+config, params = load_checkpoint(place)
+calls = 0
+def counted(name):
+    real = getattr(os, name)
+    def call(*args):
+        global calls
+        calls += 1
+        if calls == k:
+            os._exit(9)
+        return real(*args)
+    setattr(os, name, call)
+counted("replace"), counted("fsync")
+save_checkpoint(place, config, {n: v + 1 for n, v in params.items()}, file_format="npz")
+"""
+    base = params["model.norm.weight"][0]
+    for k in range(1, 30):
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(tmp_path / "m"), str(k)], check=False
+        )
+        _, loaded = load_checkpoint(tmp_path / "m")
+        moved = loaded["model.norm.weight"][0] - base
+        assert round(float(moved)) in (0, 1)
+        if done.returncode == 0:
+            break
+        if round(float(moved)) == 1:
+            save_checkpoint(tmp_path / "m", config, params, file_format="npz")
+    assert done.returncode == 0
+    assert k > 4  # every step was there to be killed in
+
+
+def test_the_tokenizer_of_the_old_folder_is_kept(tmp_path, config, params):
+    save_checkpoint(tmp_path / "m", config, params)
+    for name in ("tokenizer.json", "merges.txt", "generation_config.json"):
+        (tmp_path / "m" / name).write_text(name, encoding="utf-8")
+    save_checkpoint(tmp_path / "m", config, params, file_format="npz")
+    assert sorted(os.listdir(tmp_path / "m")) == [
+        "config.json", "generation_config.json", "merges.txt", "model.npz", "tokenizer.json",
+    ]  # fmt: skip
+
+
+def test_npz_refuses_bfloat16(tmp_path, config, params):
+    pytest.importorskip("ml_dtypes")
+    with pytest.raises(ValueError, match=r"npz files cannot hold bfloat16"):
+        save_checkpoint(tmp_path / "m", config, params, dtype="bfloat16", file_format="npz")
+    assert os.listdir(tmp_path) == []

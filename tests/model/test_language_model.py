@@ -120,6 +120,9 @@ def test_the_cache_says_its_bytes_and_refuses_what_does_not_fit(config, params, 
         language_model_forward(params, config, ids, kv_cache=kv_cache)
     with pytest.raises(ValueError, match="kv_cache is for B=3, input_ids have B=2"):
         language_model_forward(params, config, ids[:2, :4], kv_cache=kv_cache)
+    other = KVCache(small_config(num_hidden_layers=3), 3, 11, dtype="float64")
+    with pytest.raises(ValueError, match=r"kv_cache is for \(L, Hkv, Dh\) = \(3, 3, 10\)"):
+        language_model_forward(params, config, ids, kv_cache=other)
     assert kv_cache.length == 0
 
 
@@ -246,6 +249,8 @@ def test_errors(config, params, ids):
     cases = [
         (ValueError, r"input_ids must have axes \(B, T\)", {"input_ids": ids[0]}),
         (ValueError, "at least one token", {"input_ids": ids[:, :0]}),
+        (TypeError, "input_ids must be an array, got list", {"input_ids": [[1, 2]]}),
+        (TypeError, "attention_mask must be an array", {"attention_mask": [[True]]}),
         (ValueError, r"ids must be in \[0, V=61\)", {"input_ids": ids + 60}),
         (TypeError, "ids must be an integer array", {"input_ids": ids * 1.0}),
         (TypeError, "attention_mask must be boolean", {"attention_mask": np.ones(ids.shape)}),
@@ -263,8 +268,8 @@ def test_errors(config, params, ids):
         (TypeError, "positions must be integers", {"positions": np.arange(11.0)}),
         (ValueError, r"missing lm_head\.weight", {"config": small_config(), "params": {}}),
         (
-            TypeError,
-            "w must have the dtype of x, float64, got float32",
+            ValueError,
+            r"mixed dtypes \(model\.norm\.weight is float32, .* is float64\)",
             {"params": {**params, "model.norm.weight": np.ones(29, np.float32)}},
         ),
     ]

@@ -80,9 +80,10 @@ def test_sampling_errors(options, message):
         sample(np.log(P), **{"rng": np.random.default_rng(0), **options})
 
 
-def test_nan_is_an_error():
+@pytest.mark.parametrize("row", [[0, np.nan], [0, np.inf], [-np.inf, -np.inf]])
+def test_logits_that_leave_no_choice_are_an_error(row):
     with pytest.raises(ValueError, match="logits hold NaN"):
-        sample(np.array([[0.0, np.nan]]), temperature=0)
+        sample(np.array([row]), temperature=0)
 
 
 @pytest.fixture
@@ -145,10 +146,14 @@ def test_generate_errors_come_before_any_work(model):
         ({"temperature": 1.0}, "needs rng"),
         ({"eos_token_ids": [61]}, r"eos_token_ids must be in \[0, V=61\)"),
         ({"attention_mask": np.array([[True, False]])}, "must end with a real token"),
+        ({"input_ids": np.array([[1, 61]])}, r"input_ids must be in \[0, V=61\)"),
+        ({"input_ids": np.zeros((1, 0), int)}, "at least one token"),
+        ({"params": {}}, "params do not fit the config"),
         ({"attention_mask": np.array([[True]])}, r"attention_mask must have shape \(B=1, T=2\)"),
     ]:
         for stream in (False, True):
+            arguments = {"params": model[0], "config": model[1], "input_ids": ids}
             with pytest.raises(ValueError, match=message):
-                generate(*model, ids, **{"max_new_tokens": 1, "stream": stream, **changes})
+                generate(**{**arguments, "max_new_tokens": 1, "stream": stream, **changes})
     with pytest.raises(ValueError, match="at least one list of at least one id"):
         left_pad([[1], []], 0)

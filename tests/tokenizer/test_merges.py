@@ -9,7 +9,7 @@ from minqwen.tokenizer import merges as merges_module
 from minqwen.tokenizer.merges import (
     bpe_encode,
     bpe_encode_steps,
-    bpe_train_steps,
+    learn_merges_steps,
     learn_merges,
     merge_pair,
     merges_of,
@@ -59,7 +59,7 @@ def test_training_equals_the_reference(name):
     pretokens = split(TEXTS[name])
     want = slow_merges(pretokens, 10_000)
     assert as_ids(learn_merges(Counter(pretokens), 10_000))[0] == want
-    assert as_ids([step.pair for step in bpe_train_steps(pretokens)])[0] == want
+    assert as_ids([step.pair for step in learn_merges_steps(pretokens)])[0] == want
 
 
 def test_training_equals_the_reference_on_random_text():
@@ -84,7 +84,7 @@ def test_a_merge_runs_from_left_to_right():
 
 
 def test_steps_show_the_state_after_every_merge():
-    steps = list(bpe_train_steps(["aaab", "ab"]))
+    steps = list(learn_merges_steps(["aaab", "ab"]))
     assert steps[0] == ([[b"aa", b"a", b"b"], [b"a", b"b"]], (b"a", b"a"), 256, 2)
     assert [step.rank for step in steps] == [256, 257, 258]
     assert steps[-1].pieces == [[b"aaab"], [b"ab"]]
