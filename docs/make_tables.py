@@ -37,6 +37,11 @@ OTHERS = {
     "minqwen/training/grad_clip.py": "Qwen 3.1.2 Training",
     "minqwen/training/pretrain.py": "Qwen 2.4 Training",
 }
+# tested through others
+THROUGH = {
+    "qwen1": "tests/model/test_checkpoint.py",
+    "decoder_block": "tests/parity/test_model_parity.py",
+}
 
 
 def public_names(path: Path) -> list[str]:
@@ -48,13 +53,14 @@ def public_names(path: Path) -> list[str]:
 
 
 def tests_of(name: str) -> str:
-    """Return the test files that import a module of this name."""
+    """Return two test files for a module: that of its name first, then those that import it."""
     found = []
-    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+    for path in sorted((ROOT / "tests").rglob("test_*.py"), key=lambda p: p.stem != f"test_{name}"):
         text = path.read_text(encoding="utf-8")
-        if f".{name} import" in text and "parity" not in path.parts:
+        if path.stem == f"test_{name}" or f".{name} import" in text:
             found.append(path.relative_to(ROOT).as_posix())
-    return ", ".join(f"`{p}`" for p in found[:2])
+    found = [p for p in found if "parity" not in p and "helpers" not in p] or found
+    return ", ".join(f"`{p}`" for p in (found or [THROUGH[name]])[:2])
 
 
 def tables() -> str:

@@ -2,6 +2,9 @@
 
 Exit codes: 0 fine, 1 a check or a run failed, 2 wrong use, 130 stopped with Ctrl-C. Errors are one
 line on stderr; `--debug` shows the traceback.
+
+Only the file of the command that was asked for is imported, and nothing before `main` has taken
+care of Ctrl-C.
 """
 
 from __future__ import annotations
@@ -11,18 +14,19 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from . import __version__
 
-COMMANDS = (
-    "tour",
-    "shapes",
-    "tokenize",
-    "train-tokenizer",
-    "pretrain",
-    "generate",
-    "check",
-)
+COMMANDS = {  # name -> one line; the rest stands in minqwen/commands/NAME.py
+    "tour": "See the whole path in about two minutes: prove, tokenize, train, sample, report.",
+    "shapes": "Print every tensor, shape and operation of a model, and what it costs.",
+    "tokenize": "Show how a text is cut into tokens, with their ids.",
+    "train-tokenizer": "Train a byte-pair tokenizer on text files.",
+    "pretrain": "Train a model on text files; the same command goes on where it was stopped.",
+    "generate": "Continue a text with a trained model, token by token.",
+    "check": "Prove our own gradients: every concept, against central differences in float64.",
+}
 WRONG_USE = (ValueError, TypeError, OSError, ImportError, NotImplementedError, RuntimeError)
 
 
@@ -32,48 +36,65 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the words after `minqwen`; None takes those of the process.
     """
-    if argv is None:  # UTF-8 also where the locale is C, in which Python cannot read it
-        argv = [os.fsencode(word).decode("utf-8", "replace") for word in sys.argv[1:]]
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    if args.command is None:
-        parser.print_help()
-        return 2
-    for stream in (sys.stdout, sys.stderr):  # Chinese text must print where the locale is C too
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(encoding="utf-8", errors="replace")
+    debug = False
     try:
+        if argv is None:  # UTF-8 also where the locale is C, in which Python cannot read it
+            argv = [os.fsencode(word).decode("utf-8", "replace") for word in sys.argv[1:]]
+        parser = build_parser(argv)
+        args = parser.parse_args(argv)
+        if args.command is None:
+            parser.print_help()
+            return 2
+        debug = args.debug
+        for stream in (sys.stdout, sys.stderr):  # Chinese text prints where the locale is C too
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(encoding="utf-8", errors="replace")
         code: int = _module(args.command).run(args)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return code
     except KeyboardInterrupt:
-        print("minqwen: stopped", file=sys.stderr)
-        return 130
+        return fail("stopped", 130)
     except BrokenPipeError:  # `minqwen ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (*WRONG_USE, FloatingPointError) as error:
-        if args.debug:
+    except Exception as error:
+        if debug:
             raise
         message = " ".join(str(error).split()) or type(error).__name__
-        print(f"minqwen: error: {message}", file=sys.stderr)
-        return 1 if isinstance(error, FloatingPointError) else 2
+        if isinstance(error, FloatingPointError):
+            return fail(f"error: {message}", 1)
+        if isinstance(error, MemoryError):
+            return fail(f"error: out of memory: {message}", 1)
+        if isinstance(error, WRONG_USE):
+            return fail(f"error: {message}", 2)
+        kind = type(error).__name__
+        return fail(f"error inside minqwen, --debug shows where: {kind}: {message}", 1)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands."""
+def fail(message: str, code: int) -> int:
+    """Print one line on stderr and return the exit code."""
+    print(f"minqwen: {message}", file=sys.stderr)
+    return code
+
+
+def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser, with the options of the command that argv names."""
     parser = argparse.ArgumentParser(
         prog="minqwen", description="The Qwen and Qwen2 reports as NumPy: read, prove, train, run."
     )
     parser.add_argument("--version", action="version", version=f"minqwen {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for name in COMMANDS:
+    asked_for = next((word for word in argv if not word.startswith("-")), None)
+    for name, line in COMMANDS.items():
+        if name != asked_for:
+            commands.add_parser(name, help=line)
+            continue
         module = _module(name)
-        text = module.__doc__ or ""
         command = commands.add_parser(
             name,
-            help=text.splitlines()[0],
-            description=text,
+            help=line,
+            description=module.__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_argument("--debug", action="store_true", help="show tracebacks")
@@ -81,9 +102,5 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _module(command: str):  # type: ignore[no-untyped-def]
+def _module(command: str) -> Any:
     return importlib.import_module(f"minqwen.commands.{command.replace('-', '_')}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -66,6 +66,16 @@ def tour(out: Path, *, steps: int = 300, seed: int = 0) -> int:
         FileExistsError: out holds files that are not of a tour.
     """
     tour_page.require_matplotlib()
+    settings = PretrainSettings(
+        steps=steps,
+        batch_size=BATCH,
+        context_length=CONTEXT,
+        peak_lr=3e-3,
+        warmup_steps=min(20, steps),
+        checkpoint_every=max(steps // 3, 1),
+        eval_every=max(steps // 10, 1),
+        seed=seed,
+    )
     prepare_folder(out)
     start = time.perf_counter()
 
@@ -79,16 +89,6 @@ def tour(out: Path, *, steps: int = 300, seed: int = 0) -> int:
 
     say("\n3/5 training a small Qwen2")
     config = own_size("small", tokenizer.vocab_size)
-    settings = PretrainSettings(
-        steps=steps,
-        batch_size=BATCH,
-        context_length=CONTEXT,
-        peak_lr=3e-3,
-        warmup_steps=min(20, steps),
-        checkpoint_every=max(steps // 3, 1),
-        eval_every=max(steps // 10, 1),
-        seed=seed,
-    )
     separator = tokenizer.special_tokens["<|endoftext|>"]
     ids = [tokenizer.encode(text, disallowed_special=()) for text in documents]
     held_out = ids[::HELD_OUT]  # whole documents of every kind, which are never trained on

@@ -1,5 +1,6 @@
 """The commands as a user runs them: output, exit codes, errors in one line."""
 
+import inspect
 import json
 import os
 import pathlib
@@ -14,7 +15,8 @@ from helpers.models import random_params, small_config
 
 from minqwen.cli import COMMANDS, main
 from minqwen.model.checkpoint import load_checkpoint, save_checkpoint
-from minqwen.tokenizer.bpe import bpe_train
+from minqwen.model.generate import generate
+from minqwen.tokenizer.bpe import Tokenizer, bpe_train
 
 ROOT = pathlib.Path(__file__).parent.parent
 STORY = (
@@ -126,10 +128,9 @@ def test_bad_text_and_tokenizers(tmp_path, capsys):
     out = ["--out", str(tmp_path / "o")]
     assert "no file or folder" in error_of(capsys, "train-tokenizer", str(tmp_path / "no"), *out)
     assert "no text" in error_of(capsys, "train-tokenizer", *out)
-    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    assert "is not UTF-8 text" in error_of(
-        capsys, "train-tokenizer", str(tmp_path / "binary"), *out
-    )
+    for content, message in ((b"\xff\xfe", "is not UTF-8 text"), (b"a\x00", "holds NUL bytes")):
+        (tmp_path / "binary").write_bytes(content)
+        assert message in error_of(capsys, "train-tokenizer", str(tmp_path / "binary"), *out)
     (tmp_path / "empty").mkdir()
     assert "holds no text" in error_of(capsys, "train-tokenizer", str(tmp_path / "empty"), *out)
     assert not (tmp_path / "o").exists()
@@ -171,23 +172,147 @@ def _has_gpu():
     return bool(cupy.is_available())
 
 
-def test_pretrain_goes_on_from_a_checkpoint(text, tmp_path, capsys):
-    assert main(tiny_run(text, tmp_path / "a", "--quiet")) == 0
+def losses_of(run):
+    lines = (run / "metrics.jsonl").read_text("utf-8").splitlines()
+    return [row["loss"] for row in map(json.loads, lines) if "loss" in row]
+
+
+def test_pretrain_goes_on_from_a_checkpoint(text, tmp_path):
+    assert main(tiny_run(text, tmp_path / "a", "--quiet", "--lr", "1e-2", steps=20)) == 0
     start = ["--start-from", str(tmp_path / "a" / "checkpoint")]
-    assert main(tiny_run(text, tmp_path / "b", "--quiet", *start)) == 0
-    first = json.loads((tmp_path / "b" / "metrics.jsonl").read_text("utf-8").splitlines()[1])
-    last = json.loads((tmp_path / "a" / "metrics.jsonl").read_text("utf-8").splitlines()[-1])
-    assert first["step"] == 1 or "validation_loss" in first
-    assert "validation_loss" in last or last["step"] == 4
+    assert main(tiny_run(text, tmp_path / "b", "--quiet", *start, steps=1)) == 0
+    before, after = losses_of(tmp_path / "a"), losses_of(tmp_path / "b")
+    assert before[0] > before[-1] + 2  # so that a fresh model could be told from the trained one
+    assert abs(after[0] - before[-1]) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "field"),
+    [
+        ("--seed", 5, "seed"),
+        ("--weight-decay", 0.25, "weight_decay"),
+        ("--validation", 0.25, "validation_share"),
+        ("--context", 24, "context_length"),
+        ("--batch-size", 3, "batch_size"),
+        ("--accumulate", 2, "accumulate"),
+        ("--lr", 0.5, "peak_lr"),
+        ("--warmup", 3, "warmup_steps"),
+        ("--clip", 0.5, "max_norm"),
+        ("--eval-every", 7, "eval_every"),
+        ("--checkpoint-every", 9, "checkpoint_every"),
+        ("--steps", 11, "steps"),
+        ("--dtype", "float64", "dtype"),
+    ],
+)
+def test_an_option_of_pretrain_reaches_the_settings(
+    option, value, field, text, tmp_path, pretrain_call
+):
+    call = pretrain_call(*tiny_run(text, tmp_path / "run", "--quiet", option, str(value)))
+    assert getattr(call["settings"], field) == value
+    default = pretrain_call(*tiny_run(text, tmp_path / "run", "--quiet"))
+    assert getattr(default["settings"], field) != value
+
+
+@pytest.fixture
+def pretrain_call(monkeypatch):
+    """Run `minqwen pretrain` up to the training; return the arguments the training would get."""
+    from minqwen.commands import pretrain as command
+
+    signature, calls = inspect.signature(command.pretrain), []
+    monkeypatch.setattr(
+        command, "pretrain", lambda *args, **more: calls.append(signature.bind(*args, **more))
+    )
+
+    def call(*words):
+        assert main(list(words)) == 0
+        return calls.pop().arguments
+
+    return call
+
+
+def test_options_of_pretrain_change_tokenizer_model_and_rows(text, tmp_path, pretrain_call):
+    out = tmp_path / "run"
+    plain = pretrain_call(*tiny_run(text, out, "--quiet"))
+    assert plain["rows"].shape[1] == 16 + 1
+    assert plain["tokenizer"].vocab_size == plain["config"].vocab_size == 300
+    assert plain["config"].hidden_size == 64
+
+    longer = pretrain_call(*tiny_run(text, out, "--quiet", "--context", "24"))
+    assert longer["rows"].shape[1] == 24 + 1
+    smaller = pretrain_call(*tiny_run(text, out, "--quiet", "--vocab-size", "280"))
+    assert smaller["tokenizer"].vocab_size == smaller["config"].vocab_size == 280
+    wider = pretrain_call(*tiny_run(text, out, "--quiet", "--size", "small"))
+    assert wider["config"].hidden_size == 128
+
+
+def test_the_seed_of_pretrain_shuffles_the_documents(tmp_path, pretrain_call):
+    for i in range(6):
+        (tmp_path / f"{i}.txt").write_text(f"document {i} " * 9, encoding="utf-8")
+
+    def rows(seed):
+        command = tiny_run(tmp_path, tmp_path / "run", "--quiet", "--seed", str(seed))
+        return pretrain_call(*command)["rows"].tolist()
+
+    assert rows(0) == rows(0)
+    assert rows(0) != rows(1)
+
+
+@pytest.fixture
+def model_folder(text, tmp_path):
+    """Return the folder of a random model of 300 ids, of which the last is <|im_end|>."""
+    config = small_config(vocab_size=300)
+    folder = tmp_path / "model"
+    save_checkpoint(folder, config, random_params(config, dtype="float32"))
+    bpe_train(text, 300).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def new_ids(model_folder, capsys):
+    """Run `minqwen generate` for 8 tokens; return their ids."""
+
+    def run(prompt, *more):
+        command = ["generate", str(model_folder), prompt, "--max-new-tokens", "8", "--json"]
+        assert main([*command, *more]) == 0
+        return json.loads(capsys.readouterr().out)["ids"]
+
+    return run
+
+
+def test_options_of_generate_do_something(new_ids):
+    greedy = new_ids("Once upon")
+    hot = ["--temperature", "50"]
+    assert new_ids("Once upon", *hot) != greedy
+    assert new_ids("Once upon", *hot, "--top-k", "1") == greedy
+    assert new_ids("Once upon", *hot, "--top-p", "1e-9") == greedy
+    assert new_ids("Once upon", *hot, "--seed", "0") == new_ids("Once upon", *hot)
+    assert new_ids("Once upon", *hot, "--seed", "1") != new_ids("Once upon", *hot)
+    assert len(new_ids("Once upon", "--max-new-tokens", "3")) == 3
+
+
+def test_generate_reads_control_tokens_only_with_special(new_ids, model_folder):
+    config, params = load_checkpoint(model_folder)
+    tokenizer = Tokenizer.from_pretrained(model_folder)
+    stops = [tokenizer.special_tokens[t] for t in ("<|endoftext|>", "<|im_end|>")]
+
+    def library(**allowed):
+        ids = tokenizer.encode("Once<|im_end|>", disallowed_special=(), **allowed)
+        out = generate(params, config, np.array([ids]), max_new_tokens=8, eos_token_ids=stops)
+        return len(ids), out[0, len(ids) :].tolist()
+
+    (many, plain), (few, special) = library(), library(allowed_special="all")
+    assert many > few
+    assert plain != special
+    assert new_ids("Once<|im_end|>") == plain
+    assert new_ids("Once<|im_end|>", "--special") == special
 
 
 def test_pretrain_errors(text, tmp_path, capsys):
     out = tmp_path / "run"
     assert "context_length" in error_of(capsys, *tiny_run(text, out, "--context", "0"))
-    assert (
-        "do not fill" in error_of(capsys, *tiny_run(text, out, "--context", "100000"))
-        or not out.exists()
-    )
+    error = error_of(capsys, *tiny_run(text, out, "--context", "100000"))
+    assert "one row needs context_length + 1 = 100001" in error
+    assert not out.exists()
     (tmp_path / "config.json").write_text("{", encoding="utf-8")
     bad = ["--config", str(tmp_path / "config.json")]
     assert "config.json" in error_of(capsys, *tiny_run(text, out, *bad))
@@ -200,6 +325,50 @@ def test_a_run_that_explodes_ends_with_one(text, tmp_path, capsys):
     assert code == 1
     assert "last checkpoint" in capsys.readouterr().err
     load_checkpoint(tmp_path / "run" / "checkpoint")
+
+
+def test_the_list_of_commands_says_what_their_files_say(capsys):
+    import importlib
+
+    for name, line in COMMANDS.items():
+        module = importlib.import_module(f"minqwen.commands.{name.replace('-', '_')}")
+        assert module.__doc__.splitlines()[0] == line
+
+
+def test_an_unforeseen_error_is_one_line_and_no_traceback(capsys, monkeypatch):
+    from minqwen.commands import shapes
+
+    monkeypatch.setattr(shapes, "describe", lambda *a: {}["missing"])
+    assert main(["shapes", "qwen-7b"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("minqwen: error inside minqwen")
+    assert err.count("\n") == 1
+
+
+def test_documents_keep_line_ends_and_folders_leave_out_what_is_not_text(tmp_path):
+    import argparse
+
+    from minqwen.commands.files import read_documents
+
+    texts, out = tmp_path / "texts", tmp_path / "texts" / "run"
+    (texts / ".git").mkdir(parents=True)
+    (out / "checkpoint").mkdir(parents=True)
+    (texts / "a.txt").write_bytes(b"a\r\nb\rc\n")
+    (texts / "b.txt").write_bytes(b"\xef\xbb\xbfwith a mark")
+    (texts / "c.png").write_bytes(b"\x89PNG\0\xff")
+    (texts / ".git" / "HEAD").write_text("ref", encoding="utf-8")
+    (out / "checkpoint" / "tokenizer.json").write_text("{}", encoding="utf-8")
+    args = argparse.Namespace(files=[texts], builtin=[], out=out)
+    assert read_documents(args) == ["a\r\nb\rc\n", "with a mark"]
+
+
+def test_a_pipe_is_read(tmp_path):
+    pipe, out = tmp_path / "pipe", tmp_path / "out"
+    os.mkfifo(pipe)
+    command = [sys.executable, "-m", "minqwen", "train-tokenizer", pipe, "--vocab-size", "270"]
+    process = subprocess.Popen([*command, "--out", out, "--json"], cwd=ROOT, stdout=subprocess.PIPE)
+    pipe.write_text(STORY * 10, encoding="utf-8")
+    assert json.loads(process.communicate(timeout=60)[0])["vocab_size"] == 270
 
 
 def test_debug_shows_the_traceback():

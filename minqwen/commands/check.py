@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 from ..check.concepts import BOUND, CONCEPTS, concept, gradient_table
+from .files import require_seed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print a row per concept, or per gradient of one concept; exit code 1 above the bound."""
+    require_seed(args.seed)
     rows = CONCEPTS if args.concept is None else (concept(args.concept),)
     results: list[dict[str, Any]] = []
     if not args.json:

@@ -1,8 +1,10 @@
-"""Text from the user's files and folders, or text that comes with Python: shared by commands."""
+"""What several commands ask for: text, and the folder of a model."""
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..data.corpora import bilingual_stories, python_reference, standard_library_code
@@ -17,7 +19,8 @@ def add_text_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         type=Path,
         metavar="FILE|FOLDER",
-        help="text, UTF-8; each file is a document; of a folder every file that is text is read",
+        help="text, UTF-8; each file is a document; of a folder every file that is text is read, "
+        "but for hidden ones and those below --out",
     )
     parser.add_argument(
         "--builtin",
@@ -29,26 +32,24 @@ def add_text_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def text_files(args: argparse.Namespace) -> list[str | Path]:
-    """Return documents: paths of text files, and texts.
+def read_documents(args: argparse.Namespace) -> list[str]:
+    """Return the text of all files and folders named, and of --builtin.
 
     Raises:
         ValueError: nothing was given, a folder holds no text, or a file is not UTF-8.
         FileNotFoundError: a file does not exist.
     """
-    found: list[str | Path] = []
+    found: list[str] = []
     for path in args.files:
         if not path.exists():
             raise FileNotFoundError(f"no file or folder {path}")
         if path.is_dir():
-            inside = [p for p in sorted(path.rglob("*")) if p.is_file() and _is_text(p)]
+            inside = list(_texts_in(path, args.out))
             if not inside:
                 raise ValueError(f"the folder {path} holds no text files")
             found += inside
         else:
-            if not _is_text(path):
-                raise ValueError(f"{path} is not UTF-8 text")
-            found.append(path)
+            found.append(read_text(path))
     for name in args.builtin:
         if name == "reference":
             found += python_reference()
@@ -61,13 +62,66 @@ def text_files(args: argparse.Namespace) -> list[str | Path]:
     return found
 
 
-def read(document: str | Path) -> str:
-    """Return the text of a document."""
-    return document if isinstance(document, str) else document.read_text(encoding="utf-8")
+def _texts_in(folder: Path, out: Path) -> Iterator[str]:
+    """Yield the text of every file below a folder, in the order of their names."""
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        own = out.resolve() in (path.resolve(), *path.resolve().parents)
+        if path.is_file() and not hidden and not own:
+            try:
+                yield read_text(path)
+            except ValueError:
+                continue  # a picture, an archive
 
 
-def _is_text(path: Path) -> bool:
+def read_text(path: Path) -> str:
+    """Read a UTF-8 file as it is: line ends stay, a byte-order mark goes.
+
+    Raises:
+        ValueError: it is not text; the message names the file.
+    """
+    data = path.read_bytes()
+    if b"\0" in data:
+        raise ValueError(f"{path} is not text, it holds NUL bytes")
     try:
-        return "\0" not in path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        return False
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}") from None
+
+
+def read_stdin() -> str:
+    """Read all of standard input as UTF-8."""
+    if sys.stdin is None:
+        raise ValueError("no text was given, and standard input is closed")
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"standard input is not UTF-8 text: {error}") from None
+
+
+def checkpoint_of(folder: Path) -> Path:
+    """Return the checkpoint folder: the folder itself, or `checkpoint` in the folder of a run."""
+    inside = folder / "checkpoint"
+    return inside if inside.is_dir() else folder
+
+
+def require_folder(path: Path) -> None:
+    """Raise before any work when something that is no folder stands where we want to write."""
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"{path} is a file, not a folder")
+
+
+def require_seed(seed: int) -> None:
+    """Raise ValueError unless the seed can be used."""
+    if seed < 0:
+        raise ValueError(f"--seed must be 0 or more, got {seed}")
+
+
+def text_files(args: argparse.Namespace) -> list[str]:  # TEMPORARY, for commands/pretrain.py
+    """Return the documents."""
+    return read_documents(args)
+
+
+def read(text: str) -> str:  # TEMPORARY
+    """Return the text."""
+    return text

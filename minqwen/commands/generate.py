@@ -18,6 +18,7 @@ from ..backend import to_device
 from ..model.checkpoint import load_checkpoint
 from ..model.generate import generate
 from ..tokenizer.bpe import Tokenizer
+from .files import checkpoint_of, read_stdin, require_seed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,11 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the prompt's continuation as it comes."""
-    folder = args.folder / "checkpoint" if (args.folder / "checkpoint").is_dir() else args.folder
+    require_seed(args.seed)
+    folder = checkpoint_of(args.folder)
     config, params = load_checkpoint(folder, dtype=args.dtype)
-    tokenizer = Tokenizer.from_pretrained(args.tokenizer or folder)
+    tokenizer = Tokenizer.from_pretrained(checkpoint_of(args.tokenizer or folder))
     params = to_device(params, args.device)
-    prompt = args.prompt if args.prompt is not None else sys.stdin.buffer.read().decode("utf-8")
+    prompt = args.prompt if args.prompt is not None else read_stdin()
     if args.special:
         ids = tokenizer.encode(prompt, allowed_special="all")
     else:

@@ -15,14 +15,20 @@ from pathlib import Path
 import numpy as np
 
 from ..data.packing import pack_documents
+from ..extras import require_extra
 from ..model.accounting import cost
 from ..model.checkpoint import load_checkpoint
 from ..model.config import QwenConfig
 from ..model.presets import OWN_SIZES, own_size
 from ..tokenizer.bpe import Tokenizer
-from ..training.pretrain import PretrainSettings, pretrain
-from .files import add_text_arguments, read, text_files
+from ..training.pretrain import pretrain
+from ..training.progress import wants_bar
+from ..training.resume import last_checkpoint, read_training
+from ..training.settings import PretrainSettings
+from .files import add_text_arguments, checkpoint_of, read_documents, require_folder
 from .train_tokenizer import train
+
+SEPARATOR = "<|endoftext|>"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("model")
     model.add_argument("--size", choices=OWN_SIZES, default="small", help="of a new model (small)")
     model.add_argument("--config", type=Path, help="config.json of a new model, instead of --size")
-    model.add_argument("--start-from", type=Path, help="checkpoint folder to go on from")
+    model.add_argument("--start-from", type=Path, help="checkpoint or run to go on from")
     model.add_argument("--tokenizer", type=Path, metavar="PATH", help="default: train one")
     model.add_argument("--vocab-size", type=int, default=2048, help="of that tokenizer (2048)")
     steps = parser.add_argument_group("training")
@@ -41,9 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     steps.add_argument("--accumulate", type=int, default=1, help="pieces of a batch (1)")
     steps.add_argument("--context", type=int, default=256, help="tokens in a row (256)")
     steps.add_argument("--lr", type=float, default=1e-3, help="peak learning rate (1e-3)")
-    steps.add_argument("--warmup", type=int, help="updates (a twentieth of --steps)")
+    steps.add_argument("--warmup", type=int, help="updates (a twentieth of the first --steps)")
     steps.add_argument("--weight-decay", type=float, default=0.1, help="(0.1)")
-    steps.add_argument("--clip", type=float, default=1.0, help="gradient norm (1.0)")
+    steps.add_argument("--clip", type=float, default=1.0, help="gradient norm; inf = none (1.0)")
     steps.add_argument("--validation", type=float, default=0.05, help="share of rows (0.05)")
     steps.add_argument("--eval-every", type=int, default=100, help="updates (100)")
     steps.add_argument("--checkpoint-every", type=int, default=100, help="updates (100)")
@@ -55,13 +61,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prepare text, tokenizer and model, then train."""
+    require_extra("matplotlib", *["tqdm"] * wants_bar(not args.quiet))
+    require_folder(args.out)
     settings = PretrainSettings(
         steps=args.steps,
         batch_size=args.batch_size,
         accumulate=args.accumulate,
         context_length=args.context,
         peak_lr=args.lr,
-        warmup_steps=args.steps // 20 if args.warmup is None else args.warmup,
+        warmup_steps=find_warmup(args),
         weight_decay=args.weight_decay,
         max_norm=args.clip,
         seed=args.seed,
@@ -70,11 +78,13 @@ def run(args: argparse.Namespace) -> int:
         eval_every=args.eval_every,
         validation_share=args.validation,
     )
-    documents = text_files(args)
+    documents = read_documents(args)
     tokenizer = find_tokenizer(args, documents)
+    if SEPARATOR not in tokenizer.special_tokens:
+        raise ValueError(f"the tokenizer has no token {SEPARATOR}, which ends every document")
     params = None
     if args.start_from is not None:
-        config, params = load_checkpoint(args.start_from, dtype=args.dtype)
+        config, params = load_checkpoint(checkpoint_of(args.start_from), dtype=args.dtype)
     elif args.config is not None:
         config = QwenConfig.from_pretrained(args.config)
     else:
@@ -84,9 +94,12 @@ def run(args: argparse.Namespace) -> int:
             f"the tokenizer has {tokenizer.vocab_size} ids, the model only vocab_size="
             f"{config.vocab_size} rows"
         )
-    separator = tokenizer.special_tokens["<|endoftext|>"]
-    ids = (tokenizer.encode(read(d), disallowed_special=()) for d in documents)
-    rows = pack_documents(ids, args.context, separator, np.random.default_rng(args.seed))
+    rows = pack_documents(
+        (tokenizer.encode(document, disallowed_special=()) for document in documents),
+        args.context,
+        tokenizer.special_tokens[SEPARATOR],
+        np.random.default_rng(args.seed),
+    )
     if not args.quiet:
         parameters = cost(config, 1, 1).parameters
         print(
@@ -108,10 +121,19 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def find_tokenizer(args: argparse.Namespace, documents: list[str | Path]) -> Tokenizer:
+def find_warmup(args: argparse.Namespace) -> int:
+    """Return --warmup, or that of the run to resume, which may get more steps; or the default."""
+    if args.warmup is not None:
+        return int(args.warmup)
+    checkpoint = last_checkpoint(args.out)
+    if checkpoint is None:
+        return int(args.steps // 20)
+    return min(int(read_training(checkpoint)["settings"]["warmup_steps"]), int(args.steps))
+
+
+def find_tokenizer(args: argparse.Namespace, documents: list[str]) -> Tokenizer:
     """Load the tokenizer asked for, or that of the run to resume, or train one."""
-    saved = args.out / "checkpoint" / "tokenizer.json"
-    for path in (args.tokenizer, saved if saved.is_file() else None, args.start_from):
+    for path in (args.tokenizer, last_checkpoint(args.out), args.start_from):
         if path is not None:
-            return Tokenizer.from_pretrained(path)
+            return Tokenizer.from_pretrained(checkpoint_of(path))
     return train(documents, args.vocab_size)

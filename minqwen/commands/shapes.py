@@ -34,6 +34,9 @@ def run(args: argparse.Namespace) -> int:
     for name in ("batch", "tokens"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} must be at least 1, got {getattr(args, name)}")
+    foreign = [part for part in config.unsupported() if "model_type" in part]
+    if foreign:
+        raise NotImplementedError(f"{args.model}: not supported yet: {', '.join(foreign)}")
     facts = describe(config, args.batch, args.tokens, BYTES[args.dtype])
     if args.json:
         print(json.dumps(facts, indent=2))
@@ -88,7 +91,9 @@ def print_facts(
     tied = "tied to the embedding" if c.tie_word_embeddings else "of its own"
     bias = "on q, k, v" if c.attention_bias else "none"
     print(f"RoPE base {c.rope_theta:g}, eps {c.rms_norm_eps:g}, bias {bias}, output layer {tied}")
-    print(f"window: every layer sees all tokens; trained length {c.max_position_embeddings:,}")
+    print(f"{windows(c)}; trained length {c.max_position_embeddings:,}")
+    if scaling := c.extra.get("rope_scaling"):
+        print(f"RoPE scaling: {json.dumps(scaling)}")
     for part in facts["not_supported_yet"]:
         print(f"note: this version of minqwen does not compute {part}")
 
@@ -131,6 +136,20 @@ def print_facts(
     print("\ntotal")
     for name, value in rows:
         print(f"  {name:<34} {value:>18}")
+
+
+def windows(config: QwenConfig) -> str:
+    """Say which layers see how far, as transformers reads the config of Qwen2.
+
+    >>> windows(preset("qwen2-0.5b"))
+    'window: every layer sees all tokens'
+    """
+    W, first = config.extra.get("sliding_window"), config.extra.get("max_window_layers", 28)
+    L = config.num_hidden_layers
+    if not config.extra.get("use_sliding_window") or not W or first >= L:
+        return "window: every layer sees all tokens"
+    full = f"layers 0..{first - 1} see all tokens, " if first else ""
+    return f"window: {full}layers {first}..{L - 1} the last {W}"
 
 
 def _shape(shape: list[int]) -> str:

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from ..tokenizer.bpe import Tokenizer
+from .files import checkpoint_of, read_stdin, read_text
 
 COLOURS = (43, 42, 46, 45, 44)  # backgrounds of a terminal
 
@@ -38,18 +39,19 @@ def run(args: argparse.Namespace) -> int:
     """Print the tokens."""
     if args.text is not None and args.file is not None:
         raise ValueError("give a text or --file, not both")
-    tokenizer = Tokenizer.from_pretrained(args.tokenizer)
+    tokenizer = Tokenizer.from_pretrained(checkpoint_of(args.tokenizer))
     if args.file is not None:
-        text = args.file.read_text(encoding="utf-8")
+        text = read_text(args.file)
     else:
-        text = args.text if args.text is not None else sys.stdin.buffer.read().decode("utf-8")
+        text = args.text if args.text is not None else read_stdin()
     allowed, disallowed = ("all", ()) if args.special else ((), ())
     ids = tokenizer.encode(text, allowed_special=allowed, disallowed_special=disallowed)
-    tokens = [shown(tokenizer.decode_bytes([i])) for i in ids]
+    tokens = [tokenizer.decode_bytes([i]).decode("utf-8", "backslashreplace") for i in ids]
     bytes_ = len(text.encode("utf-8", "replace"))
     if args.json:
         print(json.dumps({"ids": ids, "tokens": tokens, "bytes": bytes_}, ensure_ascii=False))
         return 0
+    tokens = [shown(token) for token in tokens]
     if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
         for i, token in enumerate(tokens):
             line_end = "\n" if token.endswith("\\n") else ""
@@ -63,11 +65,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def shown(token: bytes) -> str:
-    r"""Write a token so that white space and half characters can be seen.
+def shown(token: str) -> str:
+    r"""Write a token so that line ends and other control characters can be seen.
 
-    >>> shown(b" a\n"), shown("世".encode()[:2])
-    (' a\\n', '\\xe4\\xb8')
+    >>> shown(" a\n\x1b")
+    ' a\\n\\x1b'
     """
-    text = token.decode("utf-8", "backslashreplace")
-    return text.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in token)

@@ -13,7 +13,7 @@ import warnings
 from pathlib import Path
 
 from ..tokenizer.bpe import Tokenizer, bpe_train
-from .files import add_text_arguments, text_files
+from .files import add_text_arguments, read_documents, require_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,17 +28,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, save, and say how well it packs the text."""
-    source = text_files(args)
+    require_folder(args.out)
+    documents = read_documents(args)
     start = time.perf_counter()
-    tokenizer = train(source, args.vocab_size)
+    tokenizer = train(documents, args.vocab_size)
     seconds = time.perf_counter() - start
     tokenizer.save_pretrained(args.out)
-    texts = [s if isinstance(s, str) else s.read_text(encoding="utf-8") for s in source[:50]]
-    bytes_ = sum(len(text.encode("utf-8", "replace")) for text in texts)
-    tokens = sum(len(tokenizer.encode(text, disallowed_special=())) for text in texts)
+    sample = documents[:50]
+    bytes_ = sum(len(text.encode("utf-8")) for text in sample)
+    tokens = sum(len(tokenizer.encode(text, disallowed_special=())) for text in sample)
     facts = {
         "vocab_size": tokenizer.vocab_size,
-        "documents": len(source),
+        "documents": len(documents),
         "seconds": round(seconds, 2),
         "bytes_per_token": round(bytes_ / max(tokens, 1), 3),
         "folder": str(args.out),
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def train(source: list[str | Path], vocab_size: int) -> Tokenizer:
+def train(documents: list[str], vocab_size: int) -> Tokenizer:
     """Train with progress on stderr; a text that runs out of pairs is a note, not a warning."""
     show = sys.stderr.isatty()
 
@@ -63,7 +64,7 @@ def train(source: list[str | Path], vocab_size: int) -> Tokenizer:
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        tokenizer = bpe_train(source, vocab_size, progress=progress)
+        tokenizer = bpe_train(documents, vocab_size, progress=progress)
     for warning in caught:
         print(f"note: {warning.message}", file=sys.stderr)
     return tokenizer

@@ -45,7 +45,8 @@ def pack_documents(
 
     Raises:
         TypeError: the ids are not integers.
-        ValueError: context_length is not positive, or the documents do not fill one row.
+        ValueError: context_length is not positive, an id is negative or does not fit into int32,
+            or the documents do not fill one row.
 
     >>> pack_documents([[1, 2], [3], [4, 5]], context_length=3, separator_id=0)
     array([[1, 2, 0, 3],
@@ -53,17 +54,13 @@ def pack_documents(
     """
     if context_length < 1:
         raise ValueError(f"context_length must be positive, got {context_length}")
-    documents = [ids for ids in map(np.asarray, documents_ids) if ids.size]
-    for ids in documents:
-        if ids.dtype.kind not in "iu" or ids.ndim != 1:
-            raise TypeError(
-                f"a document must be a list of integer ids, got {ids.dtype} of shape {ids.shape}"
-            )
+    separator = _int32("separator_id", [separator_id])
+    arrays = enumerate(map(np.asarray, documents_ids))
+    documents = [_int32(f"document {i}", ids) for i, ids in arrays if ids.size]
 
     order = range(len(documents)) if rng is None else rng.permutation(len(documents))
-    separator = np.array([separator_id])
     pieces = [piece for i in order for piece in (documents[i], separator)]
-    stream = np.concatenate([np.empty(0, int), *pieces]).astype(np.int32)
+    stream = np.concatenate([np.empty(0, np.int32), *pieces])
     if len(stream) < context_length + 1:
         raise ValueError(
             f"{len(documents)} documents make {len(stream)} tokens with separators, one row needs "
@@ -71,6 +68,45 @@ def pack_documents(
         )
     rows = np.lib.stride_tricks.sliding_window_view(stream, context_length + 1)[::context_length]
     return np.ascontiguousarray(rows)
+
+
+def _int32(name: str, ids: Sequence[int] | Array) -> Array:
+    """Convert at once, so that all documents need half the memory; int32 would wrap silently."""
+    ids, most = np.asarray(ids), np.iinfo(np.int32).max
+    if ids.dtype.kind not in "iu" or ids.ndim != 1:
+        raise TypeError(f"{name} must be integer ids, got {ids.dtype} of shape {ids.shape}")
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high > most:
+        raise ValueError(f"{name} holds ids from {low} to {high}, rows hold 0 to {most}")
+    return ids.astype(np.int32, copy=False)
+
+
+def require_rows(name: str, rows: Array, context_length: int, vocab_size: int) -> None:
+    """Raise an error that says what is wrong, unless rows are what `pack_documents` makes.
+
+    Args:
+        name: of the argument, for the message.
+        rows: (n, context_length + 1) int, n > 0, ids below vocab_size.
+        context_length: C, tokens that the model sees at once.
+        vocab_size: V of the model.
+
+    >>> require_rows("rows", np.array([[1, 2, 9]]), context_length=2, vocab_size=9)
+    Traceback (most recent call last):
+    ...
+    ValueError: rows holds ids from 1 to 9, config.vocab_size is 9
+    """
+    C = context_length
+    if rows.ndim != 2 or rows.shape[1] != C + 1 or not len(rows):
+        raise ValueError(
+            f"{name} must have shape (n, context_length + 1 = {C + 1}) and n > 0, got {rows.shape}"
+        )
+    if rows.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integer ids, got dtype {rows.dtype}")
+    low, high = int(rows.min()), int(rows.max())
+    if low < 0 or high >= vocab_size:
+        raise ValueError(
+            f"{name} holds ids from {low} to {high}, config.vocab_size is {vocab_size}"
+        )
 
 
 def batch_rows(n_rows: int, batch_size: int, step: int, seed: int) -> Array:

@@ -101,9 +101,10 @@ def block_attention_forward(
         weights = xp.exp(scores, out=scores)
         total = weights.sum(axis=-1, keepdims=True)
         total += total == 0  # a query that sees nothing: 0 / 1
-        rows = (weights @ v[:, : weights.shape[-1]]) / total
-        out[:, i : i + block] = rows.reshape(B * Hkv, -1, G, Dh)
-        lse[:, i : i + block] = (peak + xp.log(total)).reshape(B * Hkv, -1, G, 1)
+        means = (weights @ v[:, : weights.shape[-1]]) / total
+        rows = min(block, T - i)
+        out[:, i : i + rows] = means.reshape(B * Hkv, rows, G, Dh)
+        lse[:, i : i + rows] = (peak + xp.log(total)).reshape(B * Hkv, rows, G, 1)
     y = out.swapaxes(1, 2).reshape(shape).astype(dtype, copy=False)  # (B, H, T, Dh)
     return y, BlockAttentionCache(q, k, v, padding_bias, out, lse, scale, block, shape, dtype)
 
@@ -124,9 +125,9 @@ def block_attention_backward(dout: Array, cache: BlockAttentionCache) -> tuple[A
     dq, dk, dv = xp.empty_like(q), xp.zeros_like(k), xp.zeros_like(v)
     for i in range(0, T, block):
         probs = block_scores(q, k, padding_bias, i, block)  # (B*Hkv, rows*G, e)
-        e = probs.shape[-1]
+        rows, e = min(block, T - i), probs.shape[-1]
         q_rows, dout_rows, lse_rows, delta_rows = (
-            a[:, i : i + block].reshape(BHkv, -1, a.shape[-1]) for a in (q, dout, lse, delta)
+            a[:, i : i + rows].reshape(BHkv, rows * G, a.shape[-1]) for a in (q, dout, lse, delta)
         )
         probs -= lse_rows
         probs = xp.exp(probs, out=probs)
@@ -134,10 +135,10 @@ def block_attention_backward(dout: Array, cache: BlockAttentionCache) -> tuple[A
         dscores = dout_rows @ v[:, :e].swapaxes(-1, -2)
         dscores -= delta_rows
         dscores *= probs
-        dq[:, i : i + block] = (dscores @ k[:, :e]).reshape(BHkv, -1, G, Dh)
+        dq[:, i : i + rows] = (dscores @ k[:, :e]).reshape(BHkv, rows, G, Dh)
         dk[:, :e] += dscores.swapaxes(-1, -2) @ q_rows  # q carries the scale already
     dq = (dq * scale).swapaxes(1, 2).reshape(shape)
-    dk, dv = (d.reshape(B, -1, *k.shape[1:]) for d in (dk, dv))
+    dk, dv = (d.reshape(B, H // G, *k.shape[1:]) for d in (dk, dv))
     return tuple(d.astype(dtype, copy=False) for d in (dq, dk, dv))
 
 

@@ -59,6 +59,7 @@ def load_checkpoint(folder: str | Path, dtype: str | None = "float32") -> tuple[
         FileNotFoundError: the folder, config.json, the weights, or a part of them is missing.
         ValueError: a file is corrupt or cut off, or names and shapes do not fit the config; the
             message lists up to ten names of each kind.
+        NotImplementedError: the config asks for something this version does not compute.
         ImportError: safetensors (or ml_dtypes, for bfloat16) is not installed; with the pip line.
     """
     folder = Path(folder)
@@ -67,6 +68,8 @@ def load_checkpoint(folder: str | Path, dtype: str | None = "float32") -> tuple[
         raise FileNotFoundError(f"no checkpoint folder {folder}")
     config = QwenConfig.from_pretrained(folder)
     to_dtype = None if dtype is None else named_dtype(dtype)
+    if unsupported := config.unsupported():
+        raise NotImplementedError(f"{folder}: not supported yet: {', '.join(unsupported)}")
     stored = {k: v for k, v in list_tensors(folder).items() if not NOT_PARAMETERS.search(k)}
     if any(name.startswith("transformer.") for name in stored):
         heads = config.num_attention_heads, config.num_key_value_heads
@@ -114,7 +117,7 @@ def save_checkpoint(
         raise ValueError(f'file_format must be "safetensors" or "npz", got {file_format!r}')
     if file_format is None:
         file_format = "safetensors" if _has_safetensors() else "npz"
-    folder = Path(folder)
+    folder = Path(folder).absolute()
     if folder.exists():
         if not folder.is_dir():
             raise FileExistsError(f"{folder} is a file")
@@ -139,6 +142,7 @@ def save_checkpoint(
         if file_format == "safetensors":
             ordered = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
             _safetensors().numpy.save_file(ordered, new / SINGLE, metadata={"format": "pt"})
+            shutil.copymode(new / "config.json", new / SINGLE)  # it makes the file private
         else:
             np.savez(new / NPZ, **tensors)
         if tokenizer is not None:
@@ -159,7 +163,7 @@ def list_tensors(folder: Path) -> dict[str, Stored]:
     if (folder / INDEX).is_file():
         try:
             weight_map = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
-            parts = sorted(set(weight_map.values()))
+            parts = sorted({str(part) for part in weight_map.values()})
         except (ValueError, KeyError, TypeError, AttributeError):
             raise ValueError(f"{folder / INDEX} is not an index of weights") from None
         missing = [part for part in parts if not (folder / part).is_file()]

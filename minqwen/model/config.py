@@ -118,6 +118,8 @@ class QwenConfig:
         elif model_type.startswith("qwen3"):
             values.setdefault("attention_bias", False)
         rope = values.pop("rope_parameters", None) or {}  # newer transformers
+        if not isinstance(rope, dict):
+            raise ValueError(f"rope_parameters must be an object, got {rope!r}")
         if "rope_theta" in rope:
             values.setdefault("rope_theta", rope["rope_theta"])
         if rope.get("rope_type", "default") != "default":
@@ -175,7 +177,8 @@ class QwenConfig:
         scaling = get("rope_scaling") or {}
         if {scaling.get(k, "default") for k in ("rope_type", "type")} != {"default"}:
             found.append("rope_scaling")
-        if get("use_sliding_window") and length > (get("sliding_window") or length):
+        windowed = self.num_hidden_layers > get("max_window_layers", 28)
+        if get("use_sliding_window") and windowed and length > (get("sliding_window") or length):
             found.append("sliding windows (use_sliding_window)")
         if length > self.max_position_embeddings:
             found += [f for f in ("use_dynamic_ntk", "use_logn_attn") if get(f)]

@@ -95,6 +95,8 @@ def generate(
     if not isinstance(max_new_tokens, (int, np.integer)) or max_new_tokens < 0:
         raise ValueError(f"max_new_tokens must be 0 or a whole number above, got {max_new_tokens}")
     check_sampling(temperature, top_k, top_p, rng)
+    if isinstance(eos_token_ids, (int, np.integer)):
+        eos_token_ids = (int(eos_token_ids),)
     for token in eos_token_ids:
         if not 0 <= token < config.vocab_size:
             raise ValueError(f"eos_token_ids must be in [0, V={config.vocab_size}), got {token}")
@@ -145,7 +147,7 @@ def _steps(
         if eos_token_ids:
             new[finished] = eos_token_ids[0]
             finished |= np.isin(new, eos_token_ids)
-        yield new
+        yield new.copy()  # ours goes into the model next
         if finished.all():
             return
         ids, mask = new[:, None], None  # the cache remembers which tokens are padding

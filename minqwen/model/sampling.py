@@ -121,5 +121,7 @@ def check_sampling(temperature: float, top_k: int, top_p: float, rng: Any) -> No
         raise ValueError(f"top_k must be 0 (all) or a positive whole number, got {top_k}")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p must be in (0, 1], got {top_p}")
-    if temperature > 0 and rng is None:
-        raise ValueError("sampling with temperature > 0 needs rng, a np.random.Generator")
+    if temperature > 0 and not isinstance(rng, np.random.Generator):
+        raise ValueError(
+            f"sampling with temperature > 0 needs rng, a np.random.Generator, got {rng!r}"
+        )

@@ -446,7 +446,7 @@ def _texts(source: Text | Iterable[Text]) -> Iterator[str]:
         yield source
     elif isinstance(source, os.PathLike):
         try:
-            yield Path(source).read_text(encoding="utf-8")
+            yield Path(source).read_bytes().decode("utf-8")  # line ends stay as they are
         except UnicodeDecodeError as error:
             raise ValueError(f"{os.fspath(source)} is not UTF-8 text: {error}") from error
     elif isinstance(source, Iterable) and not isinstance(source, bytes | bytearray):

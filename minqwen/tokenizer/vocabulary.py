@@ -383,7 +383,9 @@ def _added_tokens(data: dict[str, Any]) -> dict[str, int]:
             if token.get(option):
                 raise ValueError(f"control token {token['content']!r}: {option} is not supported")
     specials = {token["content"]: token["id"] for token in added}
-    if not all(isinstance(name, str) and type(i) is int and i >= 0 for name, i in specials.items()):
+    if not all(
+        isinstance(name, str) and name and type(i) is int and i >= 0 for name, i in specials.items()
+    ):
         raise ValueError("an entry of added_tokens has no name or no id")
     if len(set(specials.values())) != len(added):
         raise ValueError("two added_tokens have the same name or id")

@@ -52,11 +52,13 @@ def _wide_zeros(params: Params) -> Params:
 
 
 def decays(name: str, w: Array) -> bool:
-    """Say whether weight decay shrinks this parameter: all matrices do, embeddings among them.
+    """Say whether weight decay shrinks this parameter: True for matrices, not for gains and biases.
 
-    Gains of norms and biases do not. A gain near 0 switches its channel off, and a bias has to
-    reach the offset of the data, however large. An output row of a tied embedding is a matrix
-    like any other. (So in GPT-3's descendants; Qwen's groups are not published.)
+    Decay pulls every number towards 0. In a matrix, 0 is harmless: this input has no influence on
+    that output. A gain of a norm multiplies a whole channel and starts at 1; at 0 the channel is
+    switched off. A bias is an offset, as large as it has to be. Embeddings are matrices and decay
+    like the others, also the tied one, which serves as input and as output layer. (nanoGPT divides
+    the parameters in the same way. How Qwen does is not published.)
 
     Args:
         name: key of the parameter; a bias or gain is known by it whatever its number of axes.
@@ -108,6 +110,7 @@ def adamw_update(
     array([-0.1,  0.1])
     """
     xp = array_module(w)
+    lr, beta1, beta2, eps, weight_decay = map(float, (lr, beta1, beta2, eps, weight_decay))
     g = g.astype(m.dtype, copy=False)
     m = beta1 * m + (1 - beta1) * g
     v = beta2 * v + (1 - beta2) * (g * g)
@@ -128,7 +131,7 @@ def adamw_step(
     eps: float = 1e-8,
     weight_decay: float = 0.1,
 ) -> None:
-    """Update params and state IN PLACE, where the package otherwise leaves arguments as they are.
+    """Update params and state IN PLACE, so that no second copy of the model is needed.
 
     Computes `adamw_update` for every tensor, in pieces and without temporary arrays, which is
     three times as fast. With s = sqrt(1 - beta2**t) the last line of the equation is also
@@ -163,6 +166,7 @@ def adamw_step(
             f"{beta1=}, {beta2=}, {eps=}, {lr=}, {weight_decay=}"
         )
 
+    lr, beta1, beta2, eps, weight_decay = map(float, (lr, beta1, beta2, eps, weight_decay))
     state["step"] += 1
     root = math.sqrt(1 - beta2 ** state["step"])
     step_size = lr * root / (1 - beta1 ** state["step"])

@@ -6,7 +6,7 @@
 All tensors together are one vector, and they get one factor, so its direction stays. A factor
 per tensor would turn the step away from the gradient.
 
-Paper:    Qwen Technical Report, 3.1.2 Training (fine-tuning), "gradient clipping is 1.0". For
+Paper:    Qwen Technical Report, 3.1.2 Training: in fine-tuning, gradients are clipped at 1.0. For
           pretraining the report gives no value; the authors' memo says 1.0 too.
 Origin:   Pascanu, Mikolov and Bengio 2013, arXiv:1211.5063.
 Differs:  the 1e-6 is PyTorch's. The norm is summed in float64, so that it neither overflows nor
@@ -51,7 +51,7 @@ def clip_grad_norm(
     norm = math.sqrt(float(sum(_sum_of_squares(g) for g in grads.values())))  # the one GPU sync
     if not math.isfinite(norm):
         _raise_not_finite(grads)
-    scale = min(1.0, max_norm / (norm + 1e-6))
+    scale = min(1.0, float(max_norm) / (norm + 1e-6))  # of type float: float32 stays float32
     if scale < 1.0 and in_place:
         for g in grads.values():
             g *= scale

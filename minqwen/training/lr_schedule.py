@@ -59,8 +59,8 @@ def cosine_lr(
         )
 
     if step < warmup_steps:
-        return peak_lr * (step + 1) / (warmup_steps + 1)
+        return float(peak_lr * (step + 1) / (warmup_steps + 1))
     if step >= total_steps:
         return float(min_lr)
     cosine = (1 + math.cos(math.pi * (step - warmup_steps) / (total_steps - warmup_steps))) / 2
-    return peak_lr * cosine + min_lr * (1 - cosine)  # so written, both ends are exact
+    return float(peak_lr * cosine + min_lr * (1 - cosine))  # so written, both ends are exact

@@ -1,10 +1,10 @@
-"""The folder of a training run: a checkpoint that is always whole, metrics, a plot.
+"""The folder of a training run, in which the checkpoint is whole at every moment.
 
     run/checkpoint/           what load_checkpoint opens: config.json, weights, tokenizer.json
         state.npz             AdamW's step, m and v
-        training.json         settings, and which data, so that resuming can compare
-    run/metrics.jsonl         one JSON object a line
-    run/loss.png
+        training.json         config, settings, fingerprints of the data; see resume.py
+    run/metrics.jsonl         see metrics.py
+    run/loss.png              see loss_plot.py
 
 A process may be killed between any two operations, so a checkpoint is never changed in place:
 
@@ -14,7 +14,8 @@ A process may be killed between any two operations, so a checkpoint is never cha
     4. delete checkpoint.old
 
 Killed in 1, the old checkpoint stands and a leftover is deleted later. Killed between 2 and 3,
-`recover` undoes 2. Killed in 4, the rest is deleted later. Two runs must not share a folder.
+`recover` undoes 2. Killed in 4, the rest is deleted later. Two processes must not train in one
+folder; see `locked`.
 """
 
 from __future__ import annotations
@@ -25,25 +26,15 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from ..backend import to_numpy
-from ..model.checkpoint import load_checkpoint, save_checkpoint
+from ..model.checkpoint import SavesItself, save_checkpoint
 from ..model.config import QwenConfig
 from ..params import Params
 from .adamw import AdamWState
-
-Row = dict[str, Any]
-MAY_CHANGE = ("steps", "checkpoint_every")  # settings of a resumed run; steps may only grow
-
-
-class SavesItself(Protocol):
-    """A tokenizer, as far as this file wants to know."""
-
-    def save_pretrained(self, folder: str | Path) -> Any:
-        """Write the tokenizer's files into a folder."""
 
 
 @contextmanager
@@ -64,18 +55,48 @@ def explain_os_errors(doing: str) -> Iterator[None]:
         raise (OSError(error.errno, message) if error.errno else OSError(message)) from error
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make the folder and keep other training processes out of it until the end of the block.
+
+    The kernel keeps the lock, on the folder itself, and opens it however this process ends. Windows
+    and some network disks have no such locks; there nobody is kept out.
+
+    Raises:
+        OSError: another process has the lock, or the folder cannot be made.
+    """
+    with explain_os_errors(f"use {folder} as the folder of a run"):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(number)
+        raise OSError(f"another process is training in this folder: {folder}") from None
+    except OSError:
+        pass  # a disk without locks
+    try:
+        yield
+    finally:
+        os.close(number)
+
+
 def recover(folder: Path) -> None:
     """Bring the folder into order after a kill; harmless at any other time.
 
     Raises:
-        OSError: the folder cannot be made or written.
+        OSError: the folder cannot be written.
     """
     with explain_os_errors(f"use {folder} as the folder of a run"):
-        folder.mkdir(parents=True, exist_ok=True)
         checkpoint, old = folder / "checkpoint", folder / "checkpoint.old"
         if old.exists() and not checkpoint.exists():
             os.rename(old, checkpoint)
-            _sync(folder)
+            sync(folder)
         for leftover in (old, *folder.glob("*checkpoint.tmp-*"), folder / "metrics.jsonl.tmp"):
             _delete(leftover)
 
@@ -85,7 +106,7 @@ def save_run(
     config: QwenConfig,
     params: Params,
     state: AdamWState,
-    training: Row,
+    training: dict[str, Any],
     tokenizer: SavesItself | None = None,
 ) -> None:
     """Put a new checkpoint in the place of the old one, all of it or nothing.
@@ -113,12 +134,12 @@ def save_run(
             text = json.dumps(training, ensure_ascii=False, indent=1, allow_nan=False)
             (new / "training.json").write_text(text + "\n", encoding="utf-8")
             for path in (*new.rglob("*"), new):
-                _sync(path)
+                sync(path)
             _delete(old)
             if checkpoint.exists():
                 os.rename(checkpoint, old)
             os.rename(new, checkpoint)
-            _sync(folder)
+            sync(folder)
         except BaseException:
             with suppress(OSError):  # the first error is the one to report
                 recover(folder)
@@ -126,170 +147,7 @@ def save_run(
         _delete(old)
 
 
-def load_run(folder: Path, dtype: str) -> tuple[Params, AdamWState, Row] | None:
-    """Return parameters, AdamW state and training.json of the checkpoint, or None without one.
-
-    Args:
-        folder: of the run, after `recover`.
-        dtype: of the parameters.
-
-    Raises:
-        ValueError: there is a checkpoint, but not one of a training run.
-    """
-    checkpoint = folder / "checkpoint"
-    if not checkpoint.exists():
-        return None
-    for name in ("training.json", "state.npz"):
-        if not (checkpoint / name).is_file():
-            raise ValueError(f"{checkpoint} cannot be resumed, it has no {name}")
-    _, params = load_checkpoint(checkpoint, dtype=dtype)
-    training = json.loads((checkpoint / "training.json").read_text(encoding="utf-8"))
-    with np.load(checkpoint / "state.npz", allow_pickle=False) as arrays:
-        state: AdamWState = {
-            "step": int(arrays["step"]),
-            "m": {key: arrays[f"m.{key}"] for key in params},
-            "v": {key: arrays[f"v.{key}"] for key in params},
-        }
-    return params, state, training
-
-
-def require_same_run(folder: Path, before: Row, now: Row, step: int) -> None:
-    """Raise ValueError, naming the first difference, unless the run can go on as the same run.
-
-    Args:
-        folder: of the run, for the message.
-        before: training.json of the checkpoint.
-        now: what would be written into it now.
-        step: steps done.
-    """
-    for what in ("config", "settings"):
-        for name in sorted(before[what].keys() | now[what].keys()):
-            old, new = before[what].get(name), now[what].get(name)
-            if old != new and not (what == "settings" and name in MAY_CHANGE):
-                raise ValueError(
-                    f"the run in {folder} has {what}.{name} = {old!r}, not {new!r}: "
-                    "use the same value, or another folder"
-                )
-    if before["rows"] != now["rows"]:
-        raise ValueError(f"the run in {folder} was trained on other rows: use another folder")
-    if now["settings"]["steps"] < before["settings"]["steps"]:
-        raise ValueError(
-            f"the run in {folder} has settings.steps = {before['settings']['steps']} and has done "
-            f"{step}: steps may grow, not shrink to {now['settings']['steps']}"
-        )
-
-
-class Metrics:
-    """metrics.jsonl, a line for each step and for each look at the validation data.
-
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> with Metrics(folder, step=0) as metrics:
-    ...     metrics.append({"step": 1, "loss": 2.5})
-    >>> Metrics.read(folder)
-    [{'step': 1, 'loss': 2.5}]
-    """
-
-    def __init__(self, folder: Path, step: int) -> None:
-        """Open the file, without the lines that a run resumed at `step` will write again.
-
-        Those of later steps go, and a line cut off by a kill. The validation loss at `step` is
-        measured again too: the checkpoint may be older than it.
-        """
-        self.folder = folder
-        path = folder / "metrics.jsonl"
-        with explain_os_errors(f"write {path}"):
-            kept = [
-                row
-                for row in self.read(folder)
-                if row["step"] < step or (row["step"] == step and "loss" in row)
-            ]
-            aside = folder / "metrics.jsonl.tmp"
-            aside.write_text("".join(map(self._line, kept)), encoding="utf-8", newline="\n")
-            _sync(aside)
-            os.replace(aside, path)
-            self._file = open(path, "ab", buffering=0)  # noqa: SIM115
-
-    @staticmethod
-    def read(folder: Path) -> list[Row]:
-        """Return the rows up to the first line that is damaged, as the last one is by a kill."""
-        path = folder / "metrics.jsonl"
-        if not path.exists():
-            return []
-        rows: list[Row] = []
-        with suppress(ValueError):
-            for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:
-                rows.append(json.loads(line))
-        return rows
-
-    @staticmethod
-    def _line(row: Row) -> str:
-        return json.dumps(row, allow_nan=False) + "\n"
-
-    def append(self, row: Row) -> None:
-        """Write one line, so that other programs see it at once."""
-        with explain_os_errors(f"write {self.folder / 'metrics.jsonl'}"):
-            data = self._line(row).encode("utf-8")
-            while data:  # a nearly full disk takes a part first, and refuses the rest
-                data = data[self._file.write(data) :]
-
-    def sync(self) -> None:
-        """Wait until all lines are on the disk. A checkpoint must not be ahead of them."""
-        with explain_os_errors(f"write {self.folder / 'metrics.jsonl'}"):
-            os.fsync(self._file.fileno())
-
-    def __enter__(self) -> Metrics:
-        """Return itself, open."""
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Close the file."""
-        self._file.close()
-
-
-def plot_loss(folder: Path) -> None:
-    """Draw the losses in metrics.jsonl into loss.png.
-
-    Raises:
-        ImportError: matplotlib is missing; see `require_extra`.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure  # not pyplot: it would choose a window system
-
-    rows = Metrics.read(folder)
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for key, label, style in (
-        ("loss", "training", {"linewidth": 0.8}),
-        ("validation_loss", "validation", {"marker": "o", "markersize": 3}),
-    ):
-        if points := [(row["step"], row[key]) for row in rows if key in row]:
-            axes.plot(*zip(*points, strict=True), label=label, **style)
-            axes.legend()
-    axes.set(xlabel="step", ylabel="loss (nats per token)")
-    axes.grid(alpha=0.3)
-    with explain_os_errors(f"write {folder / 'loss.png'}"):
-        figure.savefig(folder / "loss.tmp.png", dpi=120)
-        os.replace(folder / "loss.tmp.png", folder / "loss.png")
-
-
-def require_extra(*modules: str) -> None:
-    """Raise ImportError with the pip line when a package of the extra `run` is missing.
-
-    >>> require_extra("json", "no_such_package")
-    Traceback (most recent call last):
-    ...
-    ImportError: no_such_package is missing: pip install 'minqwen[run]'
-    """
-    for module in modules:
-        try:
-            __import__(module)
-        except ImportError:
-            raise ImportError(f"{module} is missing: pip install 'minqwen[run]'") from None
-
-
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Wait until a file, or the list of names in a folder, is on the disk."""
     if path.is_dir():
         if os.name == "nt":

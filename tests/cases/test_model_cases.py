@@ -7,8 +7,10 @@ import sys
 
 import numpy as np
 import pytest
+from helpers.fake_device import DeviceArray, from_fake, install, to_fake
 from helpers.models import random_params, small_config
 
+from minqwen.check.concepts import concept
 from minqwen.check.gradients import check_gradients
 from minqwen.layers.attention import attention_forward
 from minqwen.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
@@ -16,7 +18,7 @@ from minqwen.layers.linear import linear_backward, linear_forward
 from minqwen.layers.rmsnorm import rmsnorm_backward, rmsnorm_forward
 from minqwen.layers.rope import rope_forward, rope_inv_freq, rope_tables
 from minqwen.model.kv_cache import KVCache
-from minqwen.model.language_model import language_model_forward
+from minqwen.model.language_model import language_model_backward, language_model_forward
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -72,12 +74,20 @@ def test_35_one_token_with_and_without_a_cache(past):
 def test_38_the_future_does_not_reach_the_past(t):
     config = small_config()
     params = random_params(config)
-    ids = np.random.default_rng(1).integers(0, 61, (2, 8))
-    a, _ = language_model_forward(params, config, ids)
-    ids[:, t + 1 :] = (ids[:, t + 1 :] + 7) % 61
-    b, _ = language_model_forward(params, config, ids)
+    ids = np.random.default_rng(1).permutation(61)[:16].reshape(2, 8)  # no id comes twice
+    a, cache = language_model_forward(params, config, ids)
+    changed = ids.copy()
+    changed[:, t + 1 :] = (ids[:, t + 1 :] + 7) % 61
+    b, _ = language_model_forward(params, config, changed)
     np.testing.assert_array_equal(a[:, : t + 1], b[:, : t + 1])
-    assert np.abs(a[:, t + 1 :] - b[:, t + 1 :]).min(axis=(0, 2)).max() > 0
+    assert (np.abs(a[:, t + 1 :] - b[:, t + 1 :]).max(axis=-1) > 0).all()
+
+    _, loss_cache = cross_entropy_forward(a[:, t], ids[:, t + 1])
+    dlogits = np.zeros_like(a)
+    dlogits[:, t] = cross_entropy_backward(1.0, loss_cache)
+    table = language_model_backward(dlogits, cache)["model.embed_tokens.weight"]
+    assert (table[ids[:, t + 1 :]] == 0).all()
+    assert (np.abs(table[ids[:, : t + 1]]).max(axis=-1) > 0).all()
 
 
 def test_43_rmsnorm_of_zeros_of_300s_in_float16_and_of_any_rank():
@@ -112,6 +122,20 @@ def test_47_cross_entropy_of_the_real_vocabulary_and_of_ignored_labels():
     none, cache = cross_entropy_forward(logits, np.array([-100, -100, -100]))
     assert none == 0
     assert (cross_entropy_backward(1.0, cache) == 0).all()
+
+
+def test_64_the_whole_model_runs_on_the_strict_fake(monkeypatch):
+    """One row of the table; tests/check/test_concepts.py runs all of it so."""
+    row = concept("language_model")
+    inputs = row.cases["tied, padding"](np.random.default_rng(0))
+    want, cache = row.forward(*inputs)
+    want_grads = row.backward(np.ones_like(want), cache)
+    install(monkeypatch)
+    got, cache = row.forward(*to_fake(inputs))
+    got_grads = row.backward(to_fake(np.ones_like(want)), cache)
+    assert isinstance(got, DeviceArray)
+    for ours, theirs in zip((got, *got_grads), (want, *want_grads), strict=True):
+        np.testing.assert_array_equal(from_fake(ours), theirs)
 
 
 @pytest.mark.slow

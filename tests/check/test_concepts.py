@@ -7,6 +7,7 @@ import pkgutil
 import numpy as np
 import pytest
 from helpers.fake_device import count_syncs, from_fake, install, to_fake
+from helpers.references import REFERENCES, reference_error
 
 import minqwen.layers
 from minqwen.check.concepts import CONCEPTS, concept, gradient_table
@@ -33,6 +34,11 @@ def cast(inputs, dtype):
 def test_gradients(row):
     errors = {(case, e.name): e.error for case, e in gradient_table(row)}
     assert max(errors.values()) < 1e-7, max(errors.items(), key=lambda item: item[1])
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_equals_the_equation_one_number_at_a_time(name):
+    assert reference_error(concept(name)) < 1e-12
 
 
 def half_types():
@@ -117,6 +123,11 @@ def test_every_file_in_layers_has_a_row_with_both_functions():
             assert inspect.isfunction(getattr(module, name))
         for line in ("Paper:", "Differs:"):
             assert line in module.__doc__, f"{row.module} has no {line} line"
+
+
+def test_every_layer_but_dropout_has_a_reference():
+    layers = {row.name for row in CONCEPTS if row.module.startswith("minqwen.layers.")}
+    assert layers - set(REFERENCES) == {"dropout"}
 
 
 def test_sizes_of_the_inputs_differ():

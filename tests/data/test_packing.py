@@ -68,6 +68,45 @@ def test_errors():
 
 
 @pytest.mark.parametrize(
+    ("documents", "separator", "message"),
+    [
+        ([[1], [2, 2**33]], 0, "document 1 holds ids from 2 to 8589934592, rows hold 0 to 21474"),
+        ([[2**31]], 0, "document 0 holds ids from 2147483648 to 2147483648"),
+        ([[], [3, -1]], 0, "document 1 holds ids from -1 to 3"),
+        ([np.array([2**63], np.uint64)], 0, "document 0 holds ids from 9223372036854775808"),
+        ([[1, 2]], 2**33, "separator_id holds ids from 8589934592 to 8589934592, rows hold 0 to"),
+        ([[1, 2]], -100, "separator_id holds ids from -100"),
+    ],
+)
+def test_ids_that_int32_would_wrap_are_named(documents, separator, message):
+    with pytest.raises(ValueError, match=message):
+        pack_documents(documents, 1, separator)
+
+
+@pytest.mark.parametrize(
+    ("documents", "separator", "message"),
+    [
+        ([[1, 2]], 1.5, r"separator_id must be integer ids, got float64"),
+        ([[1, 2]], None, r"separator_id must be integer ids, got object"),
+        ([[1, 2], [2**70]], 0, r"document 1 must be integer ids, got object of shape \(1,\)"),
+        ([[[1, 2]]], 0, r"document 0 must be integer ids, got int64 of shape \(1, 2\)"),
+    ],
+)
+def test_what_is_no_list_of_ids_is_named(documents, separator, message):
+    with pytest.raises(TypeError, match=message):
+        pack_documents(documents, 1, separator)
+
+
+def test_the_largest_id_and_every_integer_dtype_will_do():
+    most = 2**31 - 1
+    assert pack_documents([[most]], 1, most).tolist() == [[most, most]]
+    for dtype in (np.uint8, np.int16, np.uint64):
+        rows = pack_documents([np.array([1, 2], dtype), [3]], 1, 0)
+        assert rows.dtype == np.int32
+        assert rows.tolist() == [[1, 2], [2, 0], [0, 3], [3, 0]]
+
+
+@pytest.mark.parametrize(
     ("n_rows", "batch_size"), [(6, 2), (7, 3), (5, 5), (3, 8), (1, 4), (11, 1)]
 )
 def test_every_row_once_an_epoch_also_across_its_end(n_rows, batch_size):

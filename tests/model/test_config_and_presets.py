@@ -134,7 +134,10 @@ def test_missing_fields_and_broken_files_are_named(tmp_path):
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6}}, "rope_scaling"),
         ({"model_type": "qwen2_moe"}, "mixture of experts"),
         ({"model_type": "qwen3"}, "normalised queries and keys"),
-        ({"use_sliding_window": True, "sliding_window": 4}, "sliding windows"),
+        (
+            {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
+            "sliding windows",
+        ),
     ],
 )
 def test_what_is_not_computed_yet_is_refused_and_not_ignored(extra, what):
@@ -147,7 +150,11 @@ def test_what_is_not_computed_yet_is_refused_and_not_ignored(extra, what):
 
 
 def test_a_switched_off_or_long_window_is_no_obstacle():
-    for extra in ({"use_sliding_window": False, "sliding_window": 4}, {"use_sliding_window": True}):
+    for extra in (
+        {"use_sliding_window": False, "sliding_window": 4, "max_window_layers": 0},
+        {"use_sliding_window": True},
+        {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 2},  # of 2 layers
+    ):
         assert QwenConfig.from_dict({**SMALL, **extra}).unsupported(100) == []
 
 

@@ -7,7 +7,11 @@ from helpers.models import random_params, small_config
 
 from minqwen.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from minqwen.model.kv_cache import KVCache
-from minqwen.model.language_model import language_model_backward, language_model_forward
+from minqwen.model.language_model import (
+    default_positions,
+    language_model_backward,
+    language_model_forward,
+)
 
 
 @pytest.fixture
@@ -56,6 +60,43 @@ def test_padding_on_either_side_changes_nothing_for_the_real_tokens(config, para
     want = language_model_backward(dlogits[1:2, text], alone_cache)
     for name in grads:
         np.testing.assert_allclose(grads[name], want[name], atol=1e-10 * np.abs(want[name]).max())
+
+
+def test_a_hole_in_the_middle_is_as_if_the_token_were_not_there(config, params, ids):
+    """Padding at an end only shifts the positions of the rest, a hole changes distances."""
+    mask = np.ones(ids.shape, dtype=bool)
+    mask[0, 3] = False
+    holed, _ = language_model_forward(params, config, ids, attention_mask=mask)
+    without, _ = language_model_forward(params, config, np.delete(ids[:1], 3, axis=1))
+    np.testing.assert_allclose(np.delete(holed[:1], 3, axis=1), without, atol=1e-12)
+    whole, _ = language_model_forward(params, config, ids)
+    np.testing.assert_allclose(holed[1:], whole[1:], atol=1e-12)
+    assert np.abs(holed[0, 4:] - whole[0, 4:]).max() > 0.1
+
+
+def test_default_positions_count_the_real_tokens():
+    real = np.array(
+        [[True] * 6, [False, False, True, True, True, True], [True, False, True, True, False, True]]
+    )
+    like = np.zeros(1, np.float32)
+    want = [[0, 1, 2, 3, 4, 5], [0, 0, 0, 1, 2, 3], [0, 0, 1, 2, 2, 3]]
+    np.testing.assert_array_equal(default_positions(real, 0, 6, like), want)
+    np.testing.assert_array_equal(default_positions(real, 4, 2, like), np.array(want)[:, 4:])
+    np.testing.assert_array_equal(default_positions(None, 4, 2, like), [4, 5])
+
+
+@pytest.mark.parametrize("side", ["left", "right", "hole"])
+def test_positions_default_to_default_positions(config, params, ids, side):
+    mask = np.ones(ids.shape, dtype=bool)
+    mask[1, {"left": slice(0, 4), "right": slice(7, 11), "hole": slice(3, 5)}[side]] = False
+    positions = default_positions(mask, 0, 11, params["model.norm.weight"])
+    got, cache = language_model_forward(params, config, ids, attention_mask=mask)
+    want, want_cache = language_model_forward(
+        params, config, ids, attention_mask=mask, positions=positions
+    )
+    np.testing.assert_array_equal(got, want)
+    # left padding shifts a row as a whole, which the scores do not show and the tables do
+    np.testing.assert_array_equal(cache.blocks[0].q_rope.cos, want_cache.blocks[0].q_rope.cos)
 
 
 def test_a_row_of_padding_only_is_finite(config, params, ids):
@@ -183,8 +224,14 @@ def test_dropout_acts_in_training_only_and_its_gradient_is_right(ids):
 
     dlogits = np.random.default_rng(6).standard_normal(a.shape)
     grads = language_model_backward(dlogits, cache)
-    name, h = "model.layers.0.self_attn.v_proj.weight", 1e-6
-    for index in [(0, 0), (7, 3), (29, 28)]:
+    h = 1e-6
+    for name, index in (
+        ("model.embed_tokens.weight", (int(ids[0, 0]), 5)),
+        ("model.layers.0.self_attn.v_proj.weight", (0, 0)),
+        ("model.layers.0.self_attn.v_proj.weight", (29, 28)),
+        ("model.layers.1.self_attn.o_proj.weight", (7, 3)),
+        ("model.layers.1.mlp.down_proj.weight", (7, 3)),
+    ):
         ends = []
         for sign in (1, -1):
             moved = {**params, name: params[name].copy()}
@@ -194,7 +241,27 @@ def test_dropout_acts_in_training_only_and_its_gradient_is_right(ids):
             )
             ends.append((y * dlogits).sum())
         want = (ends[0] - ends[1]) / (2 * h)
-        assert abs(grads[name][index] - want) < 1e-6 * np.abs(grads[name]).max()
+        assert abs(grads[name][index] - want) < 1e-6 * np.abs(grads[name]).max(), name
+
+
+def test_dropout_acts_on_the_embedding_and_on_both_branches_each_with_a_mask_of_its_own():
+    config = small_config(dropout=0.3)
+    params = random_params(config)
+    ids = np.random.default_rng(1).integers(0, 61, (4, 50))
+    _, cache = language_model_forward(
+        params, config, ids, training=True, rng=np.random.default_rng(5)
+    )
+    factors = [cache.dropout.factor]
+    for block in cache.blocks:
+        factors += [block.attention_dropout.factor, block.mlp_dropout.factor]
+    assert len(factors) == 1 + 2 * 2
+    for i, factor in enumerate(factors):
+        dropped = factor == 0
+        assert factor.shape == (4, 50, 29)
+        assert abs(dropped.mean() - 0.3) < 0.03  # 5 standard deviations
+        np.testing.assert_allclose(factor[~dropped], 1 / 0.7)
+        for other in factors[:i]:  # two independent masks agree at 0.3^2 + 0.7^2 of the places
+            assert abs(((other == 0) == dropped).mean() - 0.58) < 0.04
 
 
 def test_a_training_step_on_the_strict_fake_device(config, ids, monkeypatch):

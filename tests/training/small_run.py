@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from minqwen.model.config import QwenConfig
-from minqwen.training.pretrain import PretrainSettings, pretrain
-from minqwen.training.run_folder import load_run
+from minqwen.training.pretrain import pretrain
+from minqwen.training.resume import load_run
+from minqwen.training.settings import PretrainSettings
 
 CONFIG = QwenConfig(
     vocab_size=11,

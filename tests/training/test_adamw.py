@@ -160,6 +160,22 @@ def test_float32_stays_float32_and_float16_has_float32_moments():
         np.testing.assert_array_equal(updated[0], params["w"])
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_numbers_of_numpy_do_not_widen_the_arrays(dtype):
+    rng = np.random.default_rng(4)
+    w, g = (rng.standard_normal((3, 5)).astype(dtype) for _ in range(2))
+    zero = np.zeros((3, 5), np.float32)
+    numpys = {key: np.float64(value) for key, value in OPTIONS.items()}
+    expected = adamw_update(w, g, zero, zero, 1, **OPTIONS)
+    updated = adamw_update(w, g, zero, zero, 1, **numpys)
+    assert [a.dtype for a in updated] == [dtype, np.float32, np.float32]
+    for a, b in zip(updated, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    stepped = run_step(w, [g], **numpys)
+    assert stepped.dtype == dtype
+    np.testing.assert_array_equal(stepped, run_step(w, [g], **OPTIONS))
+
+
 def test_update_modifies_nothing_and_step_leaves_the_gradient(problem):
     w, (g, *_) = problem
     m, v = np.ones_like(w), np.ones_like(w)

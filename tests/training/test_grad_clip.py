@@ -52,6 +52,17 @@ def test_modifies_nothing_and_keeps_the_dtype():
         assert type(norm) is float
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("kind", [np.float64, np.float32, int])
+def test_the_type_of_max_norm_does_not_change_the_dtype(kind, in_place):
+    grads = {"a": np.full(3, 5, np.float32)}
+    expected, _ = clip_grad_norm(grads, 1.0)
+    clipped, norm = clip_grad_norm(grads, kind(1), in_place=in_place)
+    assert clipped["a"].dtype == np.float32
+    assert type(norm) is float
+    np.testing.assert_array_equal(clipped["a"], expected["a"])
+
+
 def test_in_place_gives_the_same_in_the_same_arrays():
     rng = np.random.default_rng(0)
     grads = {key: rng.standard_normal((3, 5)).astype(np.float32) for key in "ab"}

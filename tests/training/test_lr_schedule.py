@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from minqwen.training.lr_schedule import cosine_lr
@@ -46,7 +47,13 @@ def test_no_warm_up_and_nothing_but_warm_up():
 
 
 def test_gives_a_python_float_which_keeps_float32():
-    assert all(type(cosine_lr(step, **OPTIONS)) is float for step in (0, 10, 50, 100))
+    numpys = {key: np.asarray(value)[()] for key, value in OPTIONS.items()}
+    for step in (0, 10, 50, 100):
+        assert type(cosine_lr(step, **OPTIONS)) is float
+        assert type(cosine_lr(np.int64(step), **numpys)) is float
+        assert cosine_lr(np.int64(step), **numpys) == cosine_lr(step, **OPTIONS)
+    assert type(cosine_lr(5, peak_lr=np.float64(1), warmup_steps=0, total_steps=5)) is float
+    assert type(cosine_lr(5, peak_lr=1, warmup_steps=0, total_steps=5)) is float
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,11 @@ import time
 import numpy as np
 import pytest
 from training import small_run
-from training.small_run import assert_same_run, metrics, run
+from training.small_run import assert_same_run, run
 
 from minqwen.training import pretrain, run_folder
-from minqwen.training.run_folder import Metrics, recover
+from minqwen.training.metrics import Metrics
+from minqwen.training.run_folder import locked, recover
 
 SHORT = {"steps": 3, "checkpoint_every": 2, "eval_every": 1, "warmup_steps": 1}
 
@@ -163,56 +164,39 @@ def test_a_full_disk_is_said_so_and_the_last_checkpoint_stands(tmp_path, monkeyp
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
-def test_a_metrics_line_that_was_cut_off_is_dropped(tmp_path):
-    log = tmp_path / "metrics.jsonl"
-    log.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo', encoding="utf-8")
-    assert Metrics.read(tmp_path) == [{"step": 1, "loss": 2.0}]
-    log.write_bytes(b'{"step": 1, "loss": 2.0}\n\x00\x00\xff\n{"step": 3, "loss": 2.0}\n')
-    assert Metrics.read(tmp_path) == [{"step": 1, "loss": 2.0}]
-    with Metrics(tmp_path, step=1) as opened:
-        opened.append({"step": 2, "loss": 3.0})
-    assert metrics(tmp_path) == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 3.0}]
-
-
-def test_the_metrics_are_on_the_disk_before_a_checkpoint_that_counts_on_them(tmp_path, monkeypatch):
+def test_everything_is_on_the_disk_before_the_first_rename(tmp_path, monkeypatch):
     events = []
 
     def recorded(owner, name):
         real = getattr(owner, name)
 
         def record(*args):
-            events.append(name)
+            events.append((f"{owner.__name__.split('.')[-1]}.{name}", getattr(args[0], "name", "")))
             return real(*args)
 
         monkeypatch.setattr(owner, name, record)
 
-    for owner, name in ((Metrics, "sync"), (pretrain, "save_run"), (os, "fsync"), (os, "rename")):
+    for owner, name in (
+        (Metrics, "sync"),
+        (pretrain, "save_run"),
+        (run_folder, "sync"),
+        (os, "rename"),
+    ):
         recorded(owner, name)
     run(tmp_path, steps=2)
-    assert events.count("save_run") == 2
-    for i, event in enumerate(events):
-        if event == "save_run":
-            assert events[i - 2 : i] == ["sync", "fsync"]
-            # config, weights, state, training and the folder itself, before the first rename
-            assert events[i + 1 : i + 7] == ["fsync"] * 5 + ["rename"]
-
-
-def test_metrics_after_the_checkpoint_are_written_again(tmp_path):
-    rows = [
-        {"step": 0, "validation_loss": 3.0},
-        {"step": 1, "loss": 2.0},
-        {"step": 2, "loss": 2.0},
-        {"step": 2, "validation_loss": 3.0},
-        {"step": 3, "loss": 2.0},
-    ]
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    (tmp_path / "metrics.jsonl").write_text(text, encoding="utf-8")
-    with Metrics(tmp_path, step=2):
-        pass
-    assert metrics(tmp_path) == rows[:3]
-    with Metrics(tmp_path, step=0):
-        pass
-    assert metrics(tmp_path) == []
+    saves = [i for i, (event, _) in enumerate(events) if event == "pretrain.save_run"]
+    assert len(saves) == 2
+    files = {path.name for path in (tmp_path / "checkpoint").iterdir()}
+    assert {"config.json", "state.npz", "training.json"} < files
+    for i in saves:
+        assert events[i - 1][0] == "Metrics.sync"  # the checkpoint counts on them
+        synced = set()
+        for event, name in events[i + 1 :]:
+            if event == "os.rename":
+                break
+            assert event == "run_folder.sync"
+            synced.add(name)
+        assert files | {f"checkpoint.tmp-{os.getpid()}"} == synced
 
 
 def test_recover_puts_the_old_checkpoint_back_only_if_there_is_no_new_one(tmp_path):
@@ -225,3 +209,42 @@ def test_recover_puts_the_old_checkpoint_back_only_if_there_is_no_new_one(tmp_pa
     recover(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
     assert (tmp_path / "checkpoint" / "file").read_text(encoding="utf-8") == "checkpoint.old"
+
+
+def test_a_folder_in_which_another_process_trains_is_refused_until_it_dies(tmp_path):
+    pytest.importorskip("fcntl")
+    command = [
+        sys.executable,
+        "-c",
+        "import pathlib, sys, time\n"
+        "from minqwen.training.run_folder import locked\n"
+        "with locked(pathlib.Path(sys.argv[1])):\n"
+        "    print(flush=True)\n"
+        "    time.sleep(60)\n",
+        str(tmp_path),
+    ]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        (tmp_path / "checkpoint.tmp-1").mkdir()  # it writes a checkpoint
+        with pytest.raises(OSError, match="another process is training in this folder"):
+            run(tmp_path)
+        assert (tmp_path / "checkpoint.tmp-1").exists()
+        process.kill()
+        process.wait()
+        run(tmp_path)
+    with locked(tmp_path):  # the run has let go
+        pass
+
+
+def test_a_disk_without_locks_is_used_all_the_same(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(number, how):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    run(tmp_path / "a")
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    run(tmp_path / "b")
+    assert_same_run(tmp_path / "a", tmp_path / "b")

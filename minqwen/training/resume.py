@@ -1,0 +1,174 @@
+"""Going on with a run: what its checkpoint holds, and whether it is the same run.
+
+A run goes on as if it had never stopped only if everything else is as it was, so training.json
+holds the config, the settings and a fingerprint of the data. What differs, or is damaged, is named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..backend import Array
+from ..model.checkpoint import load_checkpoint
+from ..model.config import QwenConfig
+from ..params import Params, name_list
+from .adamw import AdamWState
+from .settings import PretrainSettings
+
+Training = dict[str, Any]  # training.json: config, settings, rows, validation_rows
+MAY_CHANGE = ("steps", "checkpoint_every")  # settings of a resumed run; steps may only grow
+
+
+def describe_run(
+    config: QwenConfig, settings: PretrainSettings, rows: Array, validation_rows: Array | None
+) -> Training:
+    """Return what training.json will hold: all that must be the same when the run goes on.
+
+    Args:
+        config: of the model.
+        settings: of the run.
+        rows: to train on.
+        validation_rows: to look at now and then, or None.
+    """
+    training = {
+        "config": config.to_dict(),
+        "settings": settings.to_dict(),
+        "rows": _fingerprint(rows),
+        "validation_rows": None if validation_rows is None else _fingerprint(validation_rows),
+    }
+    same: Training = json.loads(json.dumps(training))  # tuples become lists, as in the file
+    return same
+
+
+def _fingerprint(rows: Array) -> str:
+    """Return a short text that is another one for other rows."""
+    digest = hashlib.blake2b(str(rows.shape).encode(), digest_size=16)
+    for start in range(0, len(rows), 1024):
+        digest.update(rows[start : start + 1024].astype("<i4").tobytes())
+    return digest.hexdigest()
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Return where the run in this folder has its last whole checkpoint, None without a run.
+
+    It changes nothing: after a kill at the wrong moment that is checkpoint.old, see run_folder.
+    """
+    for name in ("checkpoint", "checkpoint.old"):
+        if (folder / name).is_dir():
+            return folder / name
+    return None
+
+
+def load_run(folder: Path, dtype: str) -> tuple[Params, AdamWState, Training] | None:
+    """Return parameters, AdamW state and training.json of the checkpoint, or None without one.
+
+    Args:
+        folder: of the run, after `recover`.
+        dtype: of the parameters.
+
+    Raises:
+        ValueError: there is a checkpoint, but not one of a training run, or a file is damaged.
+    """
+    checkpoint = folder / "checkpoint"
+    if not checkpoint.exists():
+        return None
+    training = read_training(checkpoint)
+    if not (checkpoint / "state.npz").is_file():
+        raise ValueError(f"{checkpoint} cannot be resumed, it has no state.npz")
+    _, params = load_checkpoint(checkpoint, dtype=dtype)
+    return params, _read_state(checkpoint / "state.npz", params), training
+
+
+def read_training(checkpoint: Path) -> Training:
+    """Return training.json of a checkpoint.
+
+    Raises:
+        ValueError: it is missing or damaged.
+    """
+    path = checkpoint / "training.json"
+    if not path.is_file():
+        raise ValueError(f"{checkpoint} cannot be resumed, it has no training.json")
+    try:
+        training = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _damaged(path, error) from None
+    if not isinstance(training, dict):
+        raise _damaged(path, "it holds no JSON object")
+    config, settings = (training.get(name) for name in ("config", "settings"))
+    numbers = settings if isinstance(settings, dict) else {}
+    right = {
+        "config": isinstance(config, dict),
+        "settings": isinstance(settings, dict),
+        "settings.steps": type(numbers.get("steps")) is int,
+        "settings.warmup_steps": type(numbers.get("warmup_steps")) is int,
+        "rows": isinstance(training.get("rows"), str),
+        "validation_rows": isinstance(training.get("validation_rows", 0), (str, type(None))),
+    }
+    if wrong := [name for name, is_right in right.items() if not is_right]:
+        raise _damaged(path, f"missing or wrong {name_list(wrong)}")
+    return training
+
+
+def _read_state(path: Path, params: Params) -> AdamWState:
+    shapes: dict[str, tuple[int, ...]] = {"step": ()}
+    shapes |= {f"{moment}.{key}": w.shape for moment in "mv" for key, w in params.items()}
+    with path.open("rb") as stream:
+        try:
+            with np.load(stream, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files if name in shapes}
+        except MemoryError:
+            raise
+        except Exception as error:  # of damaged bytes, zipfile and NumPy make errors of many kinds
+            raise _damaged(path, error) from None
+    if missing := shapes.keys() - arrays.keys():
+        raise _damaged(path, f"missing {name_list(missing)}")
+    if wrong := [
+        f"{name} {array.dtype} {array.shape} instead of {shapes[name]}"
+        for name, array in arrays.items()
+        if array.shape != shapes[name] or array.dtype.kind != ("i" if name == "step" else "f")
+    ]:
+        raise _damaged(path, f"mis-shaped {name_list(wrong)}")
+    return {
+        "step": int(arrays["step"]),
+        "m": {key: arrays[f"m.{key}"] for key in params},
+        "v": {key: arrays[f"v.{key}"] for key in params},
+    }
+
+
+def _damaged(path: Path, why: object) -> ValueError:
+    return ValueError(f"{path} is corrupt or cut off: {why}")
+
+
+def require_same_run(folder: Path, before: Training, now: Training, step: int) -> None:
+    """Raise ValueError, naming the first difference, unless the run can go on as the same run.
+
+    Args:
+        folder: of the run, for the message.
+        before: training.json of the checkpoint.
+        now: what would be written into it now.
+        step: steps done.
+    """
+    if now["settings"]["steps"] < before["settings"]["steps"]:
+        raise ValueError(
+            f"the run in {folder} has settings.steps = {before['settings']['steps']} and has done "
+            f"{step}: steps may grow, not shrink to {now['settings']['steps']}"
+        )
+    for what in ("config", "settings"):
+        for name in sorted(before[what].keys() | now[what].keys()):
+            old, new = before[what].get(name), now[what].get(name)
+            if old != new and not (what == "settings" and name in MAY_CHANGE):
+                raise ValueError(
+                    f"the run in {folder} has {what}.{name} = {old!r}, not {new!r}: "
+                    "use the same value, or another folder"
+                )
+    for name, done in (("rows", "trained"), ("validation_rows", "validated")):
+        if before[name] != now[name]:
+            raise ValueError(
+                f"the run in {folder} was {done} on other {name}: "
+                "use the same ones, or another folder"
+            )
