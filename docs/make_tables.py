@@ -35,6 +35,8 @@ OTHERS = {
     "minqwen/training/adamw.py": "Qwen 2.4 Training",
     "minqwen/training/lr_schedule.py": "Qwen 2.4 Training",
     "minqwen/training/grad_clip.py": "Qwen 3.1.2 Training",
+    "minqwen/training/settings.py": "Qwen 2.4 Training",
+    "minqwen/training/accumulate.py": "Qwen 2.4 Training",
     "minqwen/training/pretrain.py": "Qwen 2.4 Training",
 }
 # tested through others

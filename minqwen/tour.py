@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 import warnings
@@ -22,6 +21,7 @@ from . import tour_page
 from .check.concepts import BOUND, CONCEPTS, gradient_table
 from .data.corpora import bilingual_stories, python_reference
 from .data.packing import pack_documents
+from .extras import require_extra
 from .layers.attention import attention_forward, causal_mask
 from .model.accounting import cost
 from .model.config import QwenConfig
@@ -31,7 +31,9 @@ from .model.language_model import language_model_forward
 from .model.presets import own_size
 from .params import Params
 from .tokenizer.bpe import Tokenizer, bpe_train
+from .training.metrics import Metrics
 from .training.pretrain import PretrainSettings, pretrain
+from .training.progress import wants_bar
 
 VOCAB_SIZE, CONTEXT, BATCH, STORIES, HELD_OUT = 2048, 128, 16, 1000, 30
 PROMPTS = (
@@ -65,7 +67,7 @@ def tour(out: Path, *, steps: int = 300, seed: int = 0) -> int:
         ImportError: matplotlib or tqdm is missing; with the pip line, before any work.
         FileExistsError: out holds files that are not of a tour.
     """
-    tour_page.require_matplotlib()
+    require_extra("matplotlib", *["tqdm"] * wants_bar(True))
     settings = PretrainSettings(
         steps=steps,
         batch_size=BATCH,
@@ -128,7 +130,7 @@ def tour(out: Path, *, steps: int = 300, seed: int = 0) -> int:
         packing=packing,
         config=config,
         cost=size,
-        metrics=read_metrics(out / "run" / "metrics.jsonl"),
+        metrics=Metrics.read(out / "run"),
         attention=look_at_attention(params, config, tokenizer, PROMPTS[2] + " in the harbour"),
         samples=list(zip(PROMPTS, *samples, strict=True)),
         seconds=seconds,
@@ -235,8 +237,3 @@ def look_at_attention(
     _, plain = attention_forward(q, k, v, causal_mask(T, T), scale=1.0)
     pieces = [tokenizer.decode_bytes([i]).decode("utf-8", "backslashreplace") for i in ids]
     return {"pieces": pieces, "probs": plain.probs.reshape(H, T, T)}
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read a metrics file: one JSON object per line."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -40,14 +40,6 @@ img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
 """
 
 
-def require_matplotlib() -> None:
-    """Raise ImportError, with the pip line, unless plots can be drawn."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise ImportError("the tour draws plots: pip install 'minqwen[run]'") from None
-
-
 def write_page(
     path: Path,
     *,

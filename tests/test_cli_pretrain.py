@@ -79,7 +79,7 @@ def test_a_warm_up_that_was_given_is_kept_and_another_one_refused(text, tmp_path
 def test_a_run_killed_between_two_renames_goes_on(text, tmp_path, monkeypatch):
     out = tmp_path / "run"
     assert main(words(text, out, steps=20)) == 0
-    (out / "checkpoint").rename(out / "checkpoint.old")
+    (out / "checkpoint").rename(out / ".checkpoint.old")
     monkeypatch.setattr(command, "train", None)  # its tokenizer is taken, too
     assert main(words(text, out, steps=40)) == 0
     assert steps_in(out) == list(range(1, 41))

@@ -35,7 +35,8 @@ def test_the_concept_page_is_fresh():
     listed = {pathlib.Path(f).stem for f in module.OTHERS} | {
         c.module.split(".")[-1] for c in module.CONCEPTS
     }
-    helpers = {"__init__", "blocks", "interrupt", "progress", "run_folder"}
+    helpers = {"__init__", "atomic_folder", "blocks", "interrupt", "loss_plot", "metrics"}
+    helpers |= {"progress", "resume", "run_folder"}
     for package in ("data", "tokenizer", "layers", "model", "training"):
         for path in (ROOT / "minqwen" / package).glob("*.py"):
             assert path.stem in listed | helpers, f"{path} stands in no table"

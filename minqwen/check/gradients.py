@@ -108,8 +108,9 @@ def compare_gradient(name: str, ours: Array, expected: Array) -> GradientError:
     """
     if not ours.size:
         return GradientError(name, 0.0, (), 0.0, 0.0)
-    bad = ~np.isfinite(ours)
-    difference = np.where(bad, np.inf, np.abs(np.where(bad, 0.0, ours) - expected))
+    bad = ~(np.isfinite(ours) & np.isfinite(expected))
+    difference = np.abs(np.where(bad, 0.0, ours) - np.where(bad, 0.0, expected))
+    difference = np.where(bad, np.inf, difference)
     scale = 1.0 if bad.any() else max(np.abs(expected).max(), np.abs(ours).max(), 1e-12)
     place = tuple(int(i) for i in np.unravel_index(np.argmax(difference), difference.shape))
     return GradientError(

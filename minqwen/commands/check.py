@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from typing import Any
 
@@ -39,9 +40,9 @@ def run(args: argparse.Namespace) -> int:
                 "concept": row.name,
                 "report": row.report,
                 "gradients": [
-                    {"case": case, "name": e.name, "error": e.error} for case, e in errors
+                    {"case": case, "name": e.name, "error": number(e.error)} for case, e in errors
                 ],
-                "largest_error": worst.error,
+                "largest_error": number(worst.error),
                 "ok": worst.error < BOUND,
             }
         )
@@ -63,3 +64,12 @@ def run(args: argparse.Namespace) -> int:
         verdict = "all below" if ok else "NOT all below"
         print(f"{total} gradients, {verdict} {BOUND:.0e} of their scale")
     return 0 if ok else 1
+
+
+def number(error: float) -> float | None:
+    """Return the error for JSON, which has no infinity: null.
+
+    >>> number(0.5), number(float("inf"))
+    (0.5, None)
+    """
+    return error if math.isfinite(error) else None

@@ -115,13 +115,3 @@ def require_seed(seed: int) -> None:
     """Raise ValueError unless the seed can be used."""
     if seed < 0:
         raise ValueError(f"--seed must be 0 or more, got {seed}")
-
-
-def text_files(args: argparse.Namespace) -> list[str]:  # TEMPORARY, for commands/pretrain.py
-    """Return the documents."""
-    return read_documents(args)
-
-
-def read(text: str) -> str:  # TEMPORARY
-    """Return the text."""
-    return text

@@ -1,12 +1,13 @@
 """Replace a folder as a whole: after a crash at any moment the old one or the new one is there.
 
-    1. the new folder is written beside its place, under another name, and forced to the disk
-    2. NAME       is renamed to .NAME.old
-    3. the new one is renamed to NAME
-    4. .NAME.old  is deleted
+    1. everything is written into .NAME.new.xxx, beside its place, and forced to the disk
+    2. NAME           is renamed to .NAME.old
+    3. .NAME.new.xxx  is renamed to NAME
+    4. .NAME.old      is deleted
 
-Files cannot be swapped in one step, so between 2 and 3 nothing stands under NAME. `recover` finds
-that state, and undoes 2; whoever opens the folder calls it first.
+Folders cannot be swapped in one step, so between 2 and 3 nothing stands under NAME: whoever reads
+takes `whole(place)`. Killed in 1 or 4, the leftover is deleted by the next writer; killed between
+2 and 3, the next writer undoes 2. One process may write to a place at a time.
 """
 
 from __future__ import annotations
@@ -15,23 +16,31 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
-def old_name(place: Path) -> Path:
-    """Return where the old folder stands while the new one moves in.
+def whole(place: Path) -> Path:
+    """Return the folder to read: the place, or the old one where the new one has not arrived.
 
-    >>> old_name(Path("runs/model")).as_posix()
-    'runs/.model.old'
+    >>> whole(Path("nowhere/model")).as_posix()
+    'nowhere/model'
     """
-    return place.with_name(f".{place.name}.old")
+    return place if place.exists() or not _old(place).is_dir() else _old(place)
 
 
 def recover(place: Path) -> None:
-    """Put the old folder back if a crash came between the two renames; else change nothing."""
-    if not place.exists() and old_name(place).is_dir():
-        os.replace(old_name(place), place)
+    """Bring a place into order after a crash; for writers, since it moves and deletes.
+
+    Raises:
+        OSError: the folder around it cannot be written.
+    """
+    if not place.exists() and _old(place).is_dir():
+        os.replace(_old(place), place)
+        force_to_disk(place.parent)
+    for leftover in (_old(place), *place.parent.glob(f".{place.name}.new.*")):
+        if leftover.exists():
+            shutil.rmtree(leftover)
 
 
 @contextmanager
@@ -49,30 +58,35 @@ def new_folder(place: Path) -> Iterator[Path]:
     place.parent.mkdir(parents=True, exist_ok=True)
     recover(place)
     new = Path(tempfile.mkdtemp(prefix=f".{place.name}.new.", dir=place.parent))
-    new.chmod(0o755)  # mkdtemp makes it private
     try:
+        new.chmod(0o755)  # mkdtemp makes it private
         yield new
         for path in (*new.rglob("*"), new):
-            _force_to_disk(path)
-        old = old_name(place)
+            force_to_disk(path)
         if place.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            os.replace(place, old)
-        try:
-            os.replace(new, place)
-        except BaseException:
+            os.replace(place, _old(place))
+        os.replace(new, place)
+        force_to_disk(place.parent)
+    except BaseException:
+        with suppress(OSError):  # the first error is the one to report
             recover(place)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+        raise
+    recover(place)
 
 
-def _force_to_disk(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":
-        return  # Windows has no such call for folders
-    handle = os.open(path, os.O_RDONLY)
+def force_to_disk(path: Path) -> None:
+    """Wait until a file, or the list of names in a folder, is on the disk."""
+    if path.is_dir():
+        if os.name == "nt":
+            return  # Windows cannot open folders, and orders renames by itself
+        number = os.open(path, os.O_RDONLY)
+    else:
+        number = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
     try:
-        os.fsync(handle)
+        os.fsync(number)
     finally:
-        os.close(handle)
+        os.close(number)
+
+
+def _old(place: Path) -> Path:
+    return place.with_name(f".{place.name}.old")

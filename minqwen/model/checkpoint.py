@@ -17,13 +17,13 @@ import re
 import shutil
 import zipfile
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from ..backend import to_numpy
 from ..params import Params
-from .atomic_folder import new_folder, recover
+from .atomic_folder import new_folder, whole
 from .config import QwenConfig, check_params, param_shapes
 from .qwen1 import Stored, rename_qwen1
 
@@ -62,8 +62,7 @@ def load_checkpoint(folder: str | Path, dtype: str | None = "float32") -> tuple[
         NotImplementedError: the config asks for something this version does not compute.
         ImportError: safetensors (or ml_dtypes, for bfloat16) is not installed; with the pip line.
     """
-    folder = Path(folder)
-    recover(folder)
+    folder = whole(Path(folder))
     if not folder.is_dir():
         raise FileNotFoundError(f"no checkpoint folder {folder}")
     config = QwenConfig.from_pretrained(folder)
@@ -112,11 +111,6 @@ def save_checkpoint(
         FileExistsError: the folder holds files that are not part of a checkpoint.
         ImportError: file_format is "safetensors" and the package is missing; with the pip line.
     """
-    check_params(params, config)
-    if file_format not in (None, "safetensors", "npz"):
-        raise ValueError(f'file_format must be "safetensors" or "npz", got {file_format!r}')
-    if file_format is None:
-        file_format = "safetensors" if _has_safetensors() else "npz"
     folder = Path(folder).absolute()
     if folder.exists():
         if not folder.is_dir():
@@ -127,30 +121,56 @@ def save_checkpoint(
                 f"{folder} holds files that are not part of a checkpoint ({foreign[0]}); "
                 "choose another folder"
             )
-    to_dtype = None if dtype is None else named_dtype(dtype)
-    tensors: dict[str, Any] = {name: to_numpy(value) for name, value in params.items()}
-    if to_dtype is not None:
-        tensors = {name: value.astype(to_dtype, copy=False) for name, value in tensors.items()}
-    stored_as = next(iter(tensors.values())).dtype
-    if file_format == "npz" and stored_as.name == "bfloat16":
-        raise ValueError('.npz files cannot hold bfloat16; use file_format="safetensors"')
-
+    to_be_stored = prepare_tensors(config, params, dtype, file_format)
     with new_folder(folder) as new:
-        values = {**config.to_dict(), "torch_dtype": stored_as.name}
-        text = json.dumps(values, indent=2, sort_keys=True)
-        (new / "config.json").write_text(text + "\n", encoding="utf-8")
-        if file_format == "safetensors":
-            ordered = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-            _safetensors().numpy.save_file(ordered, new / SINGLE, metadata={"format": "pt"})
-            shutil.copymode(new / "config.json", new / SINGLE)  # it makes the file private
-        else:
-            np.savez(new / NPZ, **tensors)
+        write_checkpoint(new, config, to_be_stored)
         if tokenizer is not None:
             tokenizer.save_pretrained(new)
         elif folder.is_dir():  # what was beside the weights stays beside them
             for path in folder.iterdir():
                 if not WEIGHTS.fullmatch(path.name):
                     shutil.copy2(path, new / path.name)
+
+
+class ToBeStored(NamedTuple):
+    """Tensors on the host, in the dtype and for the format of the file."""
+
+    tensors: dict[str, Any]
+    dtype: str
+    file_format: str
+
+
+def prepare_tensors(
+    config: QwenConfig, params: Params, dtype: str | None = None, file_format: str | None = None
+) -> ToBeStored:
+    """Check everything that can be checked before a file is touched; see save_checkpoint."""
+    check_params(params, config)
+    if file_format not in (None, "safetensors", "npz"):
+        raise ValueError(f'file_format must be "safetensors" or "npz", got {file_format!r}')
+    if file_format is None:
+        file_format = "safetensors" if _has_safetensors() else "npz"
+    if file_format == "safetensors":
+        _safetensors()
+    tensors = {name: to_numpy(value) for name, value in params.items()}
+    if dtype is not None:
+        to_dtype = named_dtype(dtype)
+        tensors = {name: value.astype(to_dtype, copy=False) for name, value in tensors.items()}
+    stored_as = next(iter(tensors.values())).dtype.name
+    if file_format == "npz" and stored_as == "bfloat16":
+        raise ValueError('.npz files cannot hold bfloat16; use file_format="safetensors"')
+    return ToBeStored(tensors, stored_as, file_format)
+
+
+def write_checkpoint(folder: Path, config: QwenConfig, stored: ToBeStored) -> None:
+    """Write config.json and the weights into an empty folder that nobody reads yet."""
+    text = json.dumps({**config.to_dict(), "torch_dtype": stored.dtype}, indent=2, sort_keys=True)
+    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+    if stored.file_format == "safetensors":
+        ordered = {name: np.ascontiguousarray(value) for name, value in stored.tensors.items()}
+        _safetensors().numpy.save_file(ordered, folder / SINGLE, metadata={"format": "pt"})
+        shutil.copymode(folder / "config.json", folder / SINGLE)  # it makes the file private
+    else:
+        np.savez(folder / NPZ, **stored.tensors)
 
 
 def list_tensors(folder: Path) -> dict[str, Stored]:
@@ -202,7 +222,7 @@ def _npz_tensors(path: Path) -> dict[str, Stored]:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is corrupt or cut off: {error}") from None
     return {name: Stored(a.shape, lambda a=a: a) for name, a in arrays.items()}  # type: ignore[misc]
 

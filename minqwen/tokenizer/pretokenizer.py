@@ -23,9 +23,9 @@ one; no word follows, so 7 takes that. Alternative 3 gives 2 and 5, and 4 gives 
 
 Paper:    Qwen Technical Report, 2.2 Tokenization: numbers are split into single digits.
 Origin:   the pattern of OpenAI's cl100k_base in tiktoken; Qwen changes alternative 3.
-Differs:  nothing; the standard library's `re` knows no \p{L}, hence the package `regex`. What counts
-          as a letter follows its Unicode version; for characters younger than another tokenizer's
-          tables the two may cut in different places.
+Differs:  nothing; the standard library's `re` knows no \p{L}, hence the package `regex`. What
+          counts as a letter follows its Unicode version: at characters that are younger than the
+          tables of another tokenizer, the two may cut in different places.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .run_folder import explain_os_errors, sync
+from ..model.atomic_folder import force_to_disk
+from .run_folder import explain_os_errors
 
 Row = dict[str, Any]
 
@@ -47,7 +48,7 @@ class Metrics:
             ]
             aside = folder / "metrics.jsonl.tmp"
             aside.write_text("".join(map(self._line, kept)), encoding="utf-8", newline="\n")
-            sync(aside)
+            force_to_disk(aside)
             os.replace(aside, path)
             self._file = open(path, "ab", buffering=0)  # noqa: SIM115
 

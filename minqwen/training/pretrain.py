@@ -28,6 +28,7 @@ import numpy as np
 from ..backend import Array, to_device
 from ..data.packing import batch_rows, require_rows
 from ..extras import require_extra
+from ..model.atomic_folder import recover
 from ..model.checkpoint import SavesItself
 from ..model.config import QwenConfig
 from ..model.init import init_params
@@ -41,7 +42,7 @@ from .lr_schedule import cosine_lr
 from .metrics import Metrics, Row
 from .progress import Progress, wants_bar
 from .resume import Training, describe_run, load_run, require_same_run
-from .run_folder import locked, recover, save_run
+from .run_folder import explain_os_errors, locked, require_own, save_run
 from .settings import PretrainSettings as PretrainSettings  # can be imported from here too
 
 INIT, DROPOUT = 0, 1  # first words of the seeds: no two uses share a stream (2: data.packing)
@@ -159,7 +160,9 @@ def pretrain(
 
     with ExitStack() as stack:
         stack.enter_context(locked(folder))
-        recover(folder)
+        require_own(folder)
+        with explain_os_errors(f"use {folder} as the folder of a run"):
+            recover(folder / "checkpoint")
         params, state, saved = start_or_resume(folder, config, params, training, s)
         params = to_device(params, device)
         state["m"], state["v"] = to_device(state["m"], device), to_device(state["v"], device)

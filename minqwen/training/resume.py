@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array
+from ..model.atomic_folder import whole
 from ..model.checkpoint import load_checkpoint
 from ..model.config import QwenConfig
 from ..params import Params, name_list
@@ -21,7 +22,11 @@ from .adamw import AdamWState
 from .settings import PretrainSettings
 
 Training = dict[str, Any]  # training.json: config, settings, rows, validation_rows
-MAY_CHANGE = ("steps", "checkpoint_every")  # settings of a resumed run; steps may only grow
+MAY_CHANGE = (
+    "steps",
+    "checkpoint_every",
+    "eval_every",
+)  # settings of a resumed run; steps may only grow
 
 
 def describe_run(
@@ -56,12 +61,10 @@ def _fingerprint(rows: Array) -> str:
 def last_checkpoint(folder: Path) -> Path | None:
     """Return where the run in this folder has its last whole checkpoint, None without a run.
 
-    It changes nothing: after a kill at the wrong moment that is checkpoint.old, see run_folder.
+    It changes nothing: after a kill at the wrong moment that is the old one, see atomic_folder.
     """
-    for name in ("checkpoint", "checkpoint.old"):
-        if (folder / name).is_dir():
-            return folder / name
-    return None
+    checkpoint = whole(folder / "checkpoint")
+    return checkpoint if checkpoint.is_dir() else None
 
 
 def load_run(folder: Path, dtype: str) -> tuple[Params, AdamWState, Training] | None:

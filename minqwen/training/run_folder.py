@@ -1,4 +1,4 @@
-"""The folder of a training run, in which the checkpoint is whole at every moment.
+"""The folder of a training run; model/atomic_folder.py keeps the checkpoint whole at every moment.
 
     run/checkpoint/           what load_checkpoint opens: config.json, weights, tokenizer.json
         state.npz             AdamW's step, m and v
@@ -6,32 +6,24 @@
     run/metrics.jsonl         see metrics.py
     run/loss.png              see loss_plot.py
 
-A process may be killed between any two operations, so a checkpoint is never changed in place:
-
-    1. write everything into checkpoint.tmp-<pid> and wait until it is on the disk
-    2. rename checkpoint to checkpoint.old
-    3. rename checkpoint.tmp-<pid> to checkpoint
-    4. delete checkpoint.old
-
-Killed in 1, the old checkpoint stands and a leftover is deleted later. Killed between 2 and 3,
-`recover` undoes 2. Killed in 4, the rest is deleted later. Two processes must not train in one
-folder; see `locked`.
+Two processes must not train in one folder, see `locked`; and a folder that holds a log or a plot
+but no checkpoint is not ours, see `require_own`.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..backend import to_numpy
-from ..model.checkpoint import SavesItself, save_checkpoint
+from ..model.atomic_folder import new_folder, whole
+from ..model.checkpoint import SavesItself, prepare_tensors, write_checkpoint
 from ..model.config import QwenConfig
 from ..params import Params
 from .adamw import AdamWState
@@ -86,19 +78,17 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(number)
 
 
-def recover(folder: Path) -> None:
-    """Bring the folder into order after a kill; harmless at any other time.
+def require_own(folder: Path) -> None:
+    """Raise FileExistsError when the folder holds files of somebody else that we would overwrite.
 
-    Raises:
-        OSError: the folder cannot be written.
+    A run writes its checkpoint before anything else.
     """
-    with explain_os_errors(f"use {folder} as the folder of a run"):
-        checkpoint, old = folder / "checkpoint", folder / "checkpoint.old"
-        if old.exists() and not checkpoint.exists():
-            os.rename(old, checkpoint)
-            sync(folder)
-        for leftover in (old, *folder.glob("*checkpoint.tmp-*"), folder / "metrics.jsonl.tmp"):
-            _delete(leftover)
+    if whole(folder / "checkpoint").exists():
+        return
+    for name in ("metrics.jsonl", "loss.png"):
+        path = folder / name
+        if path.exists() and path.stat().st_size > 0:
+            raise FileExistsError(f"{path} is not of a run, {folder} has no checkpoint")
 
 
 def save_run(
@@ -122,47 +112,16 @@ def save_run(
     Raises:
         OSError: it could not be written; the old checkpoint stands.
     """
-    checkpoint, old = folder / "checkpoint", folder / "checkpoint.old"
-    new = folder / f"checkpoint.tmp-{os.getpid()}"
-    with explain_os_errors(f"write a checkpoint into {folder}, the last one stands"):
-        try:
-            save_checkpoint(new, config, params, tokenizer=tokenizer)
+    stands = ", the last one stands" if whole(folder / "checkpoint").exists() else ""
+    with explain_os_errors(f"write a checkpoint into {folder}{stands}"):
+        stored = prepare_tensors(config, params)
+        with new_folder(folder / "checkpoint") as new:
+            write_checkpoint(new, config, stored)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(new)
             arrays: dict[str, Any] = {"step": np.asarray(state["step"])}
             arrays |= {f"m.{key}": to_numpy(m) for key, m in state["m"].items()}
             arrays |= {f"v.{key}": to_numpy(v) for key, v in state["v"].items()}
             np.savez(new / "state.npz", **arrays)
             text = json.dumps(training, ensure_ascii=False, indent=1, allow_nan=False)
             (new / "training.json").write_text(text + "\n", encoding="utf-8")
-            for path in (*new.rglob("*"), new):
-                sync(path)
-            _delete(old)
-            if checkpoint.exists():
-                os.rename(checkpoint, old)
-            os.rename(new, checkpoint)
-            sync(folder)
-        except BaseException:
-            with suppress(OSError):  # the first error is the one to report
-                recover(folder)
-            raise
-        _delete(old)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file, or the list of names in a folder, is on the disk."""
-    if path.is_dir():
-        if os.name == "nt":
-            return  # Windows cannot open folders, and orders renames by itself
-        number = os.open(path, os.O_RDONLY)
-    else:
-        number = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
-
-
-def _delete(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -9,8 +9,8 @@ from minqwen.tokenizer import merges as merges_module
 from minqwen.tokenizer.merges import (
     bpe_encode,
     bpe_encode_steps,
-    learn_merges_steps,
     learn_merges,
+    learn_merges_steps,
     merge_pair,
     merges_of,
 )

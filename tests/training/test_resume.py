@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from training.small_run import CONFIG, ROWS, VALIDATION, assert_same_run, run
 
+from minqwen.model.atomic_folder import recover
 from minqwen.training.resume import last_checkpoint, load_run, read_training
-from minqwen.training.run_folder import recover
 
 NO_DROPOUT = dataclasses.replace(CONFIG, dropout=0.0)
 
@@ -30,7 +30,6 @@ NO_DROPOUT = dataclasses.replace(CONFIG, dropout=0.0)
         ("max_norm", 2.0),
         ("seed", 1),
         ("dtype", "float64"),
-        ("eval_every", 2),
     ],
 )
 def test_resuming_with_another_setting_names_it(tmp_path, name, value):
@@ -214,8 +213,8 @@ def test_the_last_checkpoint_is_found_without_a_change(finished, tmp_path):
     assert last_checkpoint(folder) is None
     shutil.copytree(finished, folder)
     assert last_checkpoint(folder) == folder / "checkpoint"
-    (folder / "checkpoint").rename(folder / "checkpoint.old")  # killed at the wrong moment
-    assert last_checkpoint(folder) == folder / "checkpoint.old"
-    assert (folder / "checkpoint.old").exists()
-    recover(folder)
+    (folder / "checkpoint").rename(folder / ".checkpoint.old")  # killed at the wrong moment
+    assert last_checkpoint(folder) == folder / ".checkpoint.old"
+    assert (folder / ".checkpoint.old").exists()
+    recover(folder / "checkpoint")
     assert_same_run(folder, finished)

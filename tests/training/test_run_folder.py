@@ -15,9 +15,10 @@ import pytest
 from training import small_run
 from training.small_run import assert_same_run, run
 
+from minqwen.model import atomic_folder
 from minqwen.training import pretrain, run_folder
 from minqwen.training.metrics import Metrics
-from minqwen.training.run_folder import locked, recover
+from minqwen.training.run_folder import locked
 
 SHORT = {"steps": 3, "checkpoint_every": 2, "eval_every": 1, "warmup_steps": 1}
 
@@ -35,7 +36,6 @@ class Death:
     def __init__(self, monkeypatch, k):
         self.calls, self.k = 0, k
         for owner, name, half in (
-            (os, "rename", None),
             (os, "replace", None),
             (os, "fsync", None),
             (pathlib.Path, "mkdir", None),
@@ -43,7 +43,7 @@ class Death:
             (pathlib.Path, "write_text", self._half_a_text),
             (shutil, "rmtree", self._half_a_folder),
             (np, "savez", self._half_an_archive),
-            (run_folder, "save_checkpoint", self._half_a_checkpoint),
+            (run_folder, "write_checkpoint", self._half_a_checkpoint),
         ):
             monkeypatch.setattr(owner, name, self._deadly(getattr(owner, name), half))
 
@@ -74,9 +74,7 @@ class Death:
 
     @staticmethod
     def _half_a_checkpoint(folder, *rest):
-        os.mkdir(folder)
         (folder / "config.json").write_bytes(b"{")
-        os.mkdir(folder.parent / f".{folder.name}.abc")
 
 
 @pytest.mark.slow
@@ -138,7 +136,7 @@ def test_a_process_killed_at_random_moments(tmp_path):
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
-@pytest.mark.parametrize("name", ["fsync", "rename"])
+@pytest.mark.parametrize("name", ["fsync", "replace"])
 def test_a_full_disk_is_said_so_and_the_last_checkpoint_stands(tmp_path, monkeypatch, name):
     real, calls = getattr(os, name), []
 
@@ -179,8 +177,8 @@ def test_everything_is_on_the_disk_before_the_first_rename(tmp_path, monkeypatch
     for owner, name in (
         (Metrics, "sync"),
         (pretrain, "save_run"),
-        (run_folder, "sync"),
-        (os, "rename"),
+        (atomic_folder, "force_to_disk"),
+        (os, "replace"),
     ):
         recorded(owner, name)
     run(tmp_path, steps=2)
@@ -192,23 +190,20 @@ def test_everything_is_on_the_disk_before_the_first_rename(tmp_path, monkeypatch
         assert events[i - 1][0] == "Metrics.sync"  # the checkpoint counts on them
         synced = set()
         for event, name in events[i + 1 :]:
-            if event == "os.rename":
+            if event == "os.replace":
                 break
-            assert event == "run_folder.sync"
-            synced.add(name)
-        assert files | {f"checkpoint.tmp-{os.getpid()}"} == synced
+            assert event == "atomic_folder.force_to_disk"
+            synced.add(name.split(".new.")[0])
+        assert files | {".checkpoint"} == synced
 
 
-def test_recover_puts_the_old_checkpoint_back_only_if_there_is_no_new_one(tmp_path):
-    for name in ("checkpoint.old", "checkpoint.tmp-12", ".checkpoint.tmp-12.abc"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "file").write_text(name, encoding="utf-8")
-    recover(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
-    (tmp_path / "checkpoint.old").mkdir()
-    recover(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
-    assert (tmp_path / "checkpoint" / "file").read_text(encoding="utf-8") == "checkpoint.old"
+@pytest.mark.parametrize("name", ["metrics.jsonl", "loss.png"])
+def test_files_of_somebody_else_are_not_overwritten(tmp_path, name):
+    (tmp_path / name).write_text("my own log", encoding="utf-8")
+    with pytest.raises(FileExistsError, match=f"{name} is not of a run"):
+        run(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text(encoding="utf-8") == "my own log"
 
 
 def test_a_folder_in_which_another_process_trains_is_refused_until_it_dies(tmp_path):
@@ -226,10 +221,10 @@ def test_a_folder_in_which_another_process_trains_is_refused_until_it_dies(tmp_p
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
-        (tmp_path / "checkpoint.tmp-1").mkdir()  # it writes a checkpoint
+        (tmp_path / ".checkpoint.new.1").mkdir()  # it writes a checkpoint
         with pytest.raises(OSError, match="another process is training in this folder"):
             run(tmp_path)
-        assert (tmp_path / "checkpoint.tmp-1").exists()
+        assert (tmp_path / ".checkpoint.new.1").exists()
         process.kill()
         process.wait()
         run(tmp_path)
