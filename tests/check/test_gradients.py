@@ -68,14 +68,14 @@ def test_the_command_check(value, argument, monkeypatch, capsys):
 @pytest.fixture
 def short_tour(monkeypatch, tmp_path):
     """Return the tour without its work: only the proofs are made."""
-    monkeypatch.setattr(tour_module.tour_page, "require_matplotlib", lambda: None)
+    monkeypatch.setattr(tour_module, "require_extra", lambda *modules: None)
     monkeypatch.setattr(tour_module.tour_page, "write_page", lambda path, **facts: path)
     monkeypatch.setattr(tour_module, "python_reference", lambda: ["a small text " * 50] * 40)
     monkeypatch.setattr(tour_module, "bilingual_stories", lambda n, seed: [])
     monkeypatch.setattr(tour_module, "VOCAB_SIZE", 262)
     monkeypatch.setattr(tour_module, "pretrain", lambda *a, params, **more: params)
     monkeypatch.setattr(tour_module, "sample_all", lambda *a: [""] * len(tour_module.PROMPTS))
-    monkeypatch.setattr(tour_module, "read_metrics", lambda path: [])
+    monkeypatch.setattr(tour_module.Metrics, "read", lambda folder: [])
     monkeypatch.setattr(tour_module, "look_at_attention", lambda *a: {})
     return lambda: tour_module.tour(tmp_path / "tour", steps=1)
 
