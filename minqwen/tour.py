@@ -35,7 +35,7 @@ from .training.metrics import Metrics
 from .training.pretrain import PretrainSettings, pretrain
 from .training.progress import wants_bar
 
-VOCAB_SIZE, CONTEXT, BATCH, STORIES, HELD_OUT = 2048, 128, 16, 1000, 30
+VOCAB_SIZE, CONTEXT, BATCH, STORIES, HELD_OUT = 2048, 128, 8, 1000, 30
 PROMPTS = (
     "The following",
     "A class definition",
@@ -93,12 +93,9 @@ def tour(out: Path, *, steps: int = 300, seed: int = 0) -> int:
     config = own_size("small", tokenizer.vocab_size)
     separator = tokenizer.special_tokens["<|endoftext|>"]
     ids = [tokenizer.encode(text, disallowed_special=()) for text in documents]
-    held_out = ids[::HELD_OUT]  # whole documents of every kind, which are never trained on
-    del ids[::HELD_OUT]
-    rows, validation = (
-        pack_documents(part, CONTEXT, separator, np.random.default_rng(seed))
-        for part in (ids, held_out)
-    )
+    rows = pack_documents(ids, CONTEXT, separator, np.random.default_rng(seed))
+    held_out = np.arange(len(rows)) % HELD_OUT == 0  # rows of every kind, never trained on
+    rows, validation = rows[~held_out], rows[held_out]
     size = cost(config, BATCH, CONTEXT)
     say(
         f"    {rows.shape[0] * CONTEXT:,} tokens, {size.parameters:,} parameters, "
