@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from .backend import Array, is_float
+
+FLOAT32, FLOAT64 = {np.dtype("float32")}, {np.dtype("float64")}
 
 
 def require_array(name: str, array: Any) -> None:
@@ -29,8 +33,8 @@ def require_shape(name: str, array: Array, **dims: int) -> None:
     ...
     ValueError: w must have shape (D=3), got (2,)
     """
-    require_array(name, array)
-    if array.shape != tuple(dims.values()):
+    if getattr(array, "shape", None) != tuple(dims.values()):
+        require_array(name, array)
         want = ", ".join(f"{axis}={size}" for axis, size in dims.items())
         raise ValueError(f"{name} must have shape ({want}), got {array.shape}")
 
@@ -44,8 +48,8 @@ def require_axes(name: str, array: Array, axes: str) -> None:
     ...
     ValueError: q must have axes (B, H, T, Dh), got shape (2, 3)
     """
-    require_array(name, array)
-    if array.ndim != len(axes.split()):
+    if getattr(array, "ndim", None) != len(axes.split()):
+        require_array(name, array)
         raise ValueError(
             f"{name} must have axes ({', '.join(axes.split())}), got shape {array.shape}"
         )
@@ -81,16 +85,14 @@ def require_float(**arrays: Array | None) -> None:
     ...
     TypeError: w must have the dtype of x, float32, got float64
     """
-    for name, array in arrays.items():
-        if array is not None:
-            require_array(name, array)
-    kinds = {array.dtype.char for array in arrays.values() if array is not None}
-    if kinds == {"f"} or kinds == {"d"}:  # nearly always, so the short way out
+    kinds = {getattr(array, "dtype", None) for array in arrays.values() if array is not None}
+    if kinds in (FLOAT32, FLOAT64):  # nearly always, so the short way out
         return
     first = ""
     for name, array in arrays.items():
         if array is None:
             continue
+        require_array(name, array)
         if not is_float(array):
             raise TypeError(f"{name} must be a floating-point array, got dtype {array.dtype}")
         if first and array.dtype != arrays[first].dtype:  # type: ignore[union-attr]
