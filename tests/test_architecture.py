@@ -120,3 +120,14 @@ def test_relative_imports_only_inside():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 assert not node.module.startswith("minqwen"), path
+
+
+@pytest.mark.parametrize("folder", ["minqwen", "tests", "notebooks", "benchmarks", "docs"])
+def test_text_files_are_read_and_written_as_utf8_by_name(folder):
+    for path in sorted((PACKAGE.parent / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            needed = {"read_text": 1, "write_text": 2}.get(node.func.attr)
+            named = any(k.arg == "encoding" for k in node.keywords)
+            assert not needed or named or len(node.args) >= needed, f"{path}:{node.lineno}"

@@ -39,7 +39,7 @@ import types
 
 import numpy as np
 
-NAMES = json.loads(pathlib.Path(__file__).with_name("cupy_names.json").read_text())
+NAMES = json.loads(pathlib.Path(__file__).with_name("cupy_names.json").read_text("utf-8"))
 VERSION = "CuPy " + ".".join(NAMES["version"].split(".")[:2])
 
 words = str.split

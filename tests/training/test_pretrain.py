@@ -103,7 +103,10 @@ def test_the_checkpoint_opens_like_any_other(tmp_path):
 
 def test_metrics_say_what_happened(tmp_path):
     run(tmp_path)
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4, 5, 6]
     assert [row["step"] for row in rows if "validation_loss" in row] == [0, 3, 6]
     for row in rows:
