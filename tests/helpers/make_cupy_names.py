@@ -121,7 +121,7 @@ def main():
         else:
             lines.append(f"{json.dumps(key)}: {json.dumps(value)}")
     path = pathlib.Path(__file__).with_name("cupy_names.json")
-    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
