@@ -212,22 +212,22 @@ def learn_merges(
         a, b, new = *pair, chr(len(tokens))
         gained: set[str] = set()
         for w in where.pop(pair):
-            parts = words[w].split(pair)
+            parts, weight = words[w].split(pair), weights[w]
             words[w] = new.join(parts)
-            last, weight = len(parts) - 1, weights[w]
-            changes: list[tuple[str, str]] = []  # (pair that is gone, pair in its place)
-            for i, part in enumerate(parts):
-                if not part and 0 < i < last:  # two new tokens side by side
-                    changes.append((b + a, new + new))
-                if part and i < last:
-                    changes.append((part[-1] + a, part[-1] + new))
-                if part and i > 0:
-                    changes.append((b + part[0], new + part[0]))
-            for old_pair, new_pair in changes:
-                count[old_pair] -= weight
-                count[new_pair] += weight
-                where[new_pair].add(w)
-                gained.add(new_pair)
+            for i in range(len(parts) - 1):  # the new token between parts i and i + 1
+                left, right = parts[i], parts[i + 1]
+                if left or i:  # what stood before it: a token, or such a pair as well
+                    count[(left[-1] if left else b) + a] -= weight
+                    new_pair = (left[-1] if left else new) + new
+                    count[new_pair] += weight
+                    where[new_pair].add(w)
+                    gained.add(new_pair)
+                if right:
+                    count[b + right[0]] -= weight
+                    new_pair = new + right[0]
+                    count[new_pair] += weight
+                    where[new_pair].add(w)
+                    gained.add(new_pair)
         del count[pair]  # no place is left, also of those that overlapped, as in aaa
         for new_pair in gained:
             heappush(heap, (-count[new_pair], new_pair))

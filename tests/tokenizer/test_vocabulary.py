@@ -150,7 +150,8 @@ def test_tokenizer_config_names_the_control_tokens(tmp_path):
     assert tokenizer.vocab_size == 281
     with pytest.raises(ValueError, match="id 275 has no token"):
         tokenizer.decode([275])
-    (tmp_path / "tokenizer_config.json").write_text('{"added_tokens_decoder": {"1": 2}}')
+    damaged = '{"added_tokens_decoder": {"1": 2}}'
+    (tmp_path / "tokenizer_config.json").write_text(damaged, encoding="utf-8")
     with pytest.raises(
         ValueError, match=r"tokenizer_config\.json: added_tokens_decoder is damaged"
     ):
