@@ -102,5 +102,11 @@ def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     return parser
 
 
+def program() -> str:
+    """Return how this process was called, for hints: `minqwen` need not be on the path."""
+    called = sys.argv[0] if sys.argv else ""
+    return called if os.path.basename(called).startswith("minqwen") else "python -m minqwen"
+
+
 def _module(command: str) -> Any:
     return importlib.import_module(f"minqwen.commands.{command.replace('-', '_')}")

@@ -19,6 +19,7 @@ import numpy as np
 
 from . import tour_page
 from .check.concepts import BOUND, CONCEPTS, gradient_table
+from .cli import program
 from .data.corpora import bilingual_stories, python_reference
 from .data.packing import pack_documents
 from .extras import require_extra
@@ -133,7 +134,7 @@ def tour(out: Path, *, steps: int = 300, seed: int = 0) -> int:
         seconds=seconds,
     )
     say(f"    {page} ({seconds:.0f} s in all); open it in a browser")
-    say(f"    the model: minqwen generate {out / 'run'} 'Long ago' --temperature 0.8")
+    say(f"    the model: {program()} generate {out / 'run'} 'Long ago' --temperature 0.8")
     if wrong:
         say(f"WRONG gradients: {', '.join(wrong)}")
     return 1 if wrong else 0

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..cli import program
 from ..data.packing import pack_documents
 from ..extras import require_extra
 from ..model.accounting import cost
@@ -117,7 +118,8 @@ def run(args: argparse.Namespace) -> int:
         progress=not args.quiet,
         device=args.device,
     )
-    print(f"trained {args.steps} steps; minqwen generate {args.out} 'your text' --temperature 0.8")
+    hint = f"{program()} generate {args.out} 'your text' --temperature 0.8"
+    print(f"trained {args.steps} steps; {hint}")
     return 0
 
 
