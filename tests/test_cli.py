@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from helpers.commands import STORY, error_of, tiny_run, write_story
 from helpers.models import random_params, small_config
 
 from minqwen.cli import COMMANDS, main
@@ -19,32 +20,11 @@ from minqwen.model.generate import generate
 from minqwen.tokenizer.bpe import Tokenizer, bpe_train
 
 ROOT = pathlib.Path(__file__).parent.parent
-STORY = (
-    "Once upon a time there was a small model. It learned to count: 1 2 3 4 5. 从前有一个模型。\n"
-)
 
 
 @pytest.fixture
 def text(tmp_path):
-    path = tmp_path / "story.txt"
-    path.write_text(STORY * 40, encoding="utf-8")
-    return path
-
-
-def tiny_run(text, out, *more, steps=4):
-    return [
-        "pretrain", str(text), "--out", str(out), "--size", "tiny", "--steps", str(steps),
-        "--context", "16", "--batch-size", "2", "--vocab-size", "300", *more,
-    ]  # fmt: skip
-
-
-def error_of(capsys, *words):
-    """Run a command that must fail with wrong use; return its one line."""
-    assert main(list(words)) == 2
-    captured = capsys.readouterr()
-    assert captured.err.count("\n") == 1, captured.err
-    assert captured.err.startswith("minqwen: error: ")
-    return captured.err
+    return write_story(tmp_path)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -5,6 +5,7 @@ import math
 import sys
 
 import pytest
+from helpers.commands import STORY, error_of, tiny_run, write_story
 
 from minqwen.cli import main
 from minqwen.commands import pretrain as command
@@ -13,38 +14,20 @@ from minqwen.training import pretrain as training
 from minqwen.training.resume import load_run, read_training
 
 pytest.importorskip("matplotlib")
-STORY = (
-    "Once upon a time there was a small model. It learned to count: 1 2 3 4 5. 从前有一个模型。\n"
-)
 
 
 @pytest.fixture
 def text(tmp_path):
-    path = tmp_path / "story.txt"
-    path.write_text(STORY * 40, encoding="utf-8")
-    return path
+    return write_story(tmp_path)
 
 
 def words(text, out, *more, steps=4):
-    return [
-        "pretrain", str(text), "--out", str(out), "--size", "tiny", "--steps", str(steps),
-        "--context", "16", "--batch-size", "2", "--vocab-size", "300", "--quiet", *more,
-    ]  # fmt: skip
+    return tiny_run(text, out, "--quiet", *more, steps=steps)
 
 
 def steps_in(out):
     lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [row["step"] for row in map(json.loads, lines) if "loss" in row]
-
-
-def error_of(capsys, words, code=2):
-    """Run a command that must fail; return its one line."""
-    capsys.readouterr()
-    assert main(words) == code
-    captured = capsys.readouterr()
-    assert captured.err.count("\n") == 1, captured.err
-    assert captured.err.startswith("minqwen: error: ")
-    return captured.err
 
 
 @pytest.mark.parametrize(("first", "then", "warmup"), [(4, 8, 0), (20, 40, 1)])
@@ -70,10 +53,10 @@ def test_a_warm_up_that_was_given_is_kept_and_another_one_refused(text, tmp_path
     out = tmp_path / "run"
     assert main(words(text, out, "--warmup", "3")) == 0
     assert "has settings.warmup_steps = 3, not 2" in error_of(
-        capsys, words(text, out, "--warmup", "2", steps=8)
+        capsys, *words(text, out, "--warmup", "2", steps=8)
     )
     assert main(words(text, out, steps=8)) == 0
-    assert "steps may grow, not shrink to 2" in error_of(capsys, words(text, out, steps=2))
+    assert "steps may grow, not shrink to 2" in error_of(capsys, *words(text, out, steps=2))
 
 
 def test_a_run_killed_between_two_renames_goes_on(text, tmp_path, monkeypatch):
@@ -103,10 +86,10 @@ def test_clip_inf_means_no_clipping(text, tmp_path, capsys):
     assert main(words(text, out, "--clip", "inf")) == 0
     assert main(words(text, out, "--clip", "inf", steps=5)) == 0
     assert steps_in(out) == [1, 2, 3, 4, 5]
-    error = error_of(capsys, words(text, out, steps=5))
+    error = error_of(capsys, *words(text, out, steps=5))
     assert "has settings.max_norm = None, not 1.0" in error
     for bad in ("0", "nan"):
-        error = error_of(capsys, words(text, tmp_path / "no", "--clip", bad))
+        error = error_of(capsys, *words(text, tmp_path / "no", "--clip", bad))
         assert "max_norm must be positive" in error
     assert not (tmp_path / "no").exists()
 
@@ -116,14 +99,14 @@ def test_a_missing_package_is_named_before_any_work(text, tmp_path, capsys, monk
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setattr(command, "wants_bar", lambda show: True)  # as on a terminal
     monkeypatch.setattr(command, "train", None)  # the tokenizer is the first work
-    error = error_of(capsys, words(text, tmp_path / "run"))
+    error = error_of(capsys, *words(text, tmp_path / "run"))
     assert f"{package} is missing: pip install 'minqwen[run]'" in error
     assert not (tmp_path / "run").exists()
 
 
 def test_a_tokenizer_without_a_separator_is_named(text, tmp_path, capsys):
     bpe_train(STORY, 280, special_tokens=["<|im_end|>"]).save_pretrained(tmp_path / "t")
-    error = error_of(capsys, words(text, tmp_path / "run", "--tokenizer", str(tmp_path / "t")))
+    error = error_of(capsys, *words(text, tmp_path / "run", "--tokenizer", str(tmp_path / "t")))
     assert "the tokenizer has no token <|endoftext|>" in error
     assert not (tmp_path / "run").exists()
 
@@ -135,7 +118,7 @@ def test_a_damaged_run_is_named(text, tmp_path, capsys, monkeypatch):
         path = out / "checkpoint" / name
         data = path.read_bytes()
         path.write_bytes(data[: len(data) // 2])
-        assert f"{path} is corrupt or cut off: " in error_of(capsys, words(text, out))
+        assert f"{path} is corrupt or cut off: " in error_of(capsys, *words(text, out))
         path.write_bytes(data)
     assert main(words(text, out)) == 0
 
@@ -145,7 +128,7 @@ def test_a_validation_loss_that_is_nan_ends_with_one(text, tmp_path, capsys, mon
     assert main(words(text, out)) == 0
     with monkeypatch.context() as patch:
         patch.setattr(training, "evaluate", lambda *args: math.nan)
-        error = error_of(capsys, words(text, out, steps=8), code=1)
+        error = error_of(capsys, *words(text, out, steps=8), code=1)
     assert "the validation loss of step 8 is nan; the last checkpoint, of step 8, is in" in error
     assert load_run(out, "float32")[1]["step"] == 8
     assert main(words(text, out, steps=8)) == 0
@@ -155,4 +138,4 @@ def test_other_rows_are_refused_by_name(text, tmp_path, capsys):
     out = tmp_path / "run"
     assert main(words(text, out)) == 0
     text.write_text(STORY * 41, encoding="utf-8")
-    assert "was trained on other rows" in error_of(capsys, words(text, out))
+    assert "was trained on other rows" in error_of(capsys, *words(text, out))
