@@ -189,7 +189,7 @@ def train_tokenizer(documents: list[str]) -> tuple[Tokenizer, list[dict[str, Any
     packing = []
     for name, text in SENTENCES.items():
         ids = tokenizer.encode(text)
-        pieces = [tokenizer.decode_bytes([i]).decode("utf-8", "backslashreplace") for i in ids]
+        pieces = [tokenizer.decode([i], errors="backslashreplace") for i in ids]
         rate = len(text.encode("utf-8")) / len(ids)
         packing.append({"name": name, "pieces": pieces, "ids": ids, "bytes_per_token": rate})
         say(f"    {name:<8} {'|'.join(one_line(p) for p in pieces)}  ({rate:.1f} bytes a token)")
@@ -233,5 +233,5 @@ def look_at_attention(
     q = block.attention.q.swapaxes(1, 2).reshape(1, H, T, -1)  # it carries the scale already
     k, v = (a.reshape(1, Hkv, T, -1) for a in (block.attention.k, block.attention.v))
     _, plain = attention_forward(q, k, v, causal_mask(T, T), scale=1.0)
-    pieces = [tokenizer.decode_bytes([i]).decode("utf-8", "backslashreplace") for i in ids]
+    pieces = [tokenizer.decode([i], errors="backslashreplace") for i in ids]
     return {"pieces": pieces, "probs": plain.probs.reshape(H, T, T)}

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         text = args.text if args.text is not None else read_stdin()
     allowed, disallowed = ("all", ()) if args.special else ((), ())
     ids = tokenizer.encode(text, allowed_special=allowed, disallowed_special=disallowed)
-    tokens = [tokenizer.decode_bytes([i]).decode("utf-8", "backslashreplace") for i in ids]
+    tokens = [tokenizer.decode([i], errors="backslashreplace") for i in ids]
     bytes_ = len(text.encode("utf-8", "replace"))
     if args.json:
         print(json.dumps({"ids": ids, "tokens": tokens, "bytes": bytes_}, ensure_ascii=False))

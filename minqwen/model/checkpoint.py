@@ -15,13 +15,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ..backend import to_numpy
+from ..backend import Array, to_numpy
 from ..params import Params
 from .atomic_folder import new_folder, whole
 from .config import QwenConfig, check_params, param_shapes
@@ -30,9 +29,9 @@ from .qwen1 import Stored, rename_qwen1
 SINGLE, INDEX, NPZ = "model.safetensors", "model.safetensors.index.json", "model.npz"
 NOT_PARAMETERS = re.compile(r"(^|\.)(rotary_emb\.inv_freq|masked_bias|attn\.bias)$")
 WEIGHTS = re.compile(r"config\.json|model.*\.safetensors(\.index\.json)?|model\.npz")
-OURS = re.compile(  # what a checkpoint folder may hold and be replaced as a whole
-    r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|vocab|added_tokens)"
-    r"\.json|merges\.txt|qwen\.tiktoken|model.*\.safetensors(\.index\.json)?|model\.npz"
+BESIDE = re.compile(  # what may stand beside them; a folder with anything else is not replaced
+    r"(generation_config|tokenizer|tokenizer_config|special_tokens_map|vocab|added_tokens)\.json"
+    r"|merges\.txt|qwen\.tiktoken"
 )
 
 
@@ -115,7 +114,8 @@ def save_checkpoint(
     if folder.exists():
         if not folder.is_dir():
             raise FileExistsError(f"{folder} is a file")
-        foreign = [p.name for p in sorted(folder.iterdir()) if not OURS.fullmatch(p.name)]
+        names = sorted(p.name for p in folder.iterdir())
+        foreign = [n for n in names if not (WEIGHTS.fullmatch(n) or BESIDE.fullmatch(n))]
         if foreign:
             raise FileExistsError(
                 f"{folder} holds files that are not part of a checkpoint ({foreign[0]}); "
@@ -128,7 +128,7 @@ def save_checkpoint(
             tokenizer.save_pretrained(new)
         elif folder.is_dir():  # what was beside the weights stays beside them
             for path in folder.iterdir():
-                if not WEIGHTS.fullmatch(path.name):
+                if BESIDE.fullmatch(path.name):
                     shutil.copy2(path, new / path.name)
 
 
@@ -219,12 +219,25 @@ def _safetensors_tensors(path: Path) -> dict[str, Stored]:
 
 
 def _npz_tensors(path: Path) -> dict[str, Stored]:
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is corrupt or cut off: {error}") from None
+    arrays = read_npz(path)
     return {name: Stored(a.shape, lambda a=a: a) for name, a in arrays.items()}  # type: ignore[misc]
+
+
+def read_npz(path: Path) -> dict[str, Array]:
+    """Read every array of an .npz file.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it is corrupt or cut off.
+    """
+    with path.open("rb") as stream:
+        try:
+            with np.load(stream, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        except MemoryError:
+            raise
+        except Exception as error:  # of damaged bytes, zipfile and NumPy make errors of many kinds
+            raise ValueError(f"{path} is corrupt or cut off: {error}") from None
 
 
 def named_dtype(name: str) -> np.dtype[Any]:

@@ -270,7 +270,7 @@ class Tokenizer:
         Args:
             ids: ids of this tokenizer, in one flat sequence.
             errors: what becomes of bytes that are not UTF-8: "replace" writes U+FFFD, "ignore"
-                drops them, "strict" raises.
+                drops them, "backslashreplace" writes them in hex, "strict" raises.
 
         Returns:
             The text, with the names of control tokens in it.

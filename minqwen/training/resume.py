@@ -11,11 +11,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..backend import Array
 from ..model.atomic_folder import whole
-from ..model.checkpoint import load_checkpoint
+from ..model.checkpoint import load_checkpoint, read_npz
 from ..model.config import QwenConfig
 from ..params import Params, name_list
 from .adamw import AdamWState
@@ -120,14 +118,7 @@ def read_training(checkpoint: Path) -> Training:
 def _read_state(path: Path, params: Params) -> AdamWState:
     shapes: dict[str, tuple[int, ...]] = {"step": ()}
     shapes |= {f"{moment}.{key}": w.shape for moment in "mv" for key, w in params.items()}
-    with path.open("rb") as stream:
-        try:
-            with np.load(stream, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files if name in shapes}
-        except MemoryError:
-            raise
-        except Exception as error:  # of damaged bytes, zipfile and NumPy make errors of many kinds
-            raise _damaged(path, error) from None
+    arrays = {name: array for name, array in read_npz(path).items() if name in shapes}
     if missing := shapes.keys() - arrays.keys():
         raise _damaged(path, f"missing {name_list(missing)}")
     if wrong := [
