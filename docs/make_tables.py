@@ -75,7 +75,7 @@ def tables() -> str:
     ]
     for row in CONCEPTS:
         file = row.module.replace(".", "/") + ".py"
-        pair = f"`{row.name}_forward`, `{row.name}_backward`"
+        pair = ", ".join(f"`{name}`" for name in row.functions)
         equation = row.equation.replace("|", "\\|")
         tests = tests_of(row.module.split(".")[-1])
         lines.append(f"| {row.report} | `{equation}` | `{file}` | {pair} | {tests} |")

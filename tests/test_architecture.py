@@ -14,10 +14,12 @@ ALLOWED = {  # package -> what it may import of minqwen, beside the foundation a
     "data": set(),
     "tokenizer": set(),
     "layers": set(),
-    "model": {"layers"},
-    "training": {"layers", "model", "data"},
-    "check": {"layers", "model", "training", "data", "tokenizer"},
-    "commands": None,  # the commands and the tour may see everything
+    "long_context": {"layers"},
+    "model": {"layers", "long_context"},
+    "training": {"layers", "long_context", "model", "data"},
+    "check": {"layers", "long_context", "model", "training", "data", "tokenizer"},
+    "lab": None,  # the laboratory, the commands and the tour may see everything
+    "commands": None,
 }
 TOP_LEVEL = {"cli", "tour", "tour_page", "__main__"}
 

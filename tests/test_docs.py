@@ -92,7 +92,16 @@ def test_the_tree_in_the_readme_is_the_tree():
     for entry in listed:
         found = list(ROOT.rglob(entry.rstrip("/")))
         assert any(".venv" not in p.parts for p in found), f"the README lists {entry}"
-    for folder in ("data", "tokenizer", "layers", "model", "training", "check"):
+    for folder in (
+        "data",
+        "tokenizer",
+        "layers",
+        "long_context",
+        "model",
+        "training",
+        "check",
+        "lab",
+    ):
         for path in (ROOT / "minqwen" / folder).glob("[a-z]*.py"):
             assert path.name in tree, f"{path} is missing in the README's tree"
 

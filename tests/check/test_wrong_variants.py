@@ -272,7 +272,7 @@ def edited(module, old, new):
 
 def wrapped(function, module, name):
     """Return `function`, an adapter of the table, calling the edited pair."""
-    if function.__name__ == name:
+    if function.__name__ == name and hasattr(module, name):
         return getattr(module, name)
     scope = dict(function.__globals__)
     for key in list(scope):
@@ -286,8 +286,8 @@ def with_mistake(name, old, new):
     module = edited(importlib.import_module(row.module), old, new)
     return dataclasses.replace(
         row,
-        forward=wrapped(row.forward, module, f"{name}_forward"),
-        backward=wrapped(row.backward, module, f"{name}_backward"),
+        forward=wrapped(row.forward, module, row.functions[0]),
+        backward=wrapped(row.backward, module, row.functions[1]),
     )
 
 
