@@ -308,7 +308,8 @@ def decode(T: int, new: int, model: dict[str, int]) -> Work:
     language_model_forward(params, config, ids[:, :-1], kv_cache=kv_cache, last_only=True)
 
     def ours() -> Any:
-        kv_cache.length, tokens = T - 1, [ids[:, -1]]
+        kv_cache.truncate(T - 1)
+        tokens = [ids[:, -1]]
         for _ in range(new):
             logits, _ = language_model_forward(
                 params, config, tokens[-1][:, None], kv_cache=kv_cache, last_only=True

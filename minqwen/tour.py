@@ -24,6 +24,7 @@ from .data.corpora import bilingual_stories, python_reference
 from .data.packing import pack_documents
 from .extras import require_extra
 from .layers.attention import attention_forward, causal_mask
+from .layers.block_attention import BlockAttentionCache
 from .model.accounting import cost
 from .model.config import QwenConfig
 from .model.generate import generate
@@ -228,10 +229,11 @@ def look_at_attention(
     ids = tokenizer.encode(text)
     _, cache = language_model_forward(params, config, np.array([ids]))
     assert cache is not None
-    block = cache.blocks[1]
+    seen = cache.blocks[1].self_attn.attention
+    assert isinstance(seen, BlockAttentionCache)
     T, H, Hkv = len(ids), config.num_attention_heads, config.num_key_value_heads
-    q = block.attention.q.swapaxes(1, 2).reshape(1, H, T, -1)  # it carries the scale already
-    k, v = (a.reshape(1, Hkv, T, -1) for a in (block.attention.k, block.attention.v))
+    q = seen.q.swapaxes(1, 2).reshape(1, H, T, -1)  # it carries the scale already
+    k, v = (a.reshape(1, Hkv, T, -1) for a in (seen.k, seen.v))
     _, plain = attention_forward(q, k, v, causal_mask(T, T), scale=1.0)
     pieces = [tokenizer.decode([i], errors="backslashreplace") for i in ids]
     return {"pieces": pieces, "probs": plain.probs.reshape(H, T, T)}

@@ -23,7 +23,8 @@
 # ## What you need
 #
 # The chain rule, matrix products, and NumPy with matplotlib. 20 minutes; it runs in a few seconds.
-# Beside this page, open `minqwen/model/decoder_block.py`: it is the code that we take apart.
+# Beside this page, open `minqwen/model/decoder_block.py` and `minqwen/model/self_attention.py`: it
+# is the code that we take apart.
 
 # %%
 SOURCE = ".."  # where minqwen is: this checkout. On Colab or Kaggle: "git+https://..."
@@ -58,12 +59,9 @@ from minqwen.layers.linear import linear_backward, linear_forward
 from minqwen.layers.rmsnorm import rmsnorm_backward, rmsnorm_forward
 from minqwen.layers.rope import rope_backward, rope_forward, rope_inv_freq, rope_tables
 from minqwen.layers.swiglu import swiglu_backward, swiglu_forward
-from minqwen.model.decoder_block import (
-    decoder_block_backward,
-    decoder_block_forward,
-    join_heads,
-    split_heads,
-)
+from minqwen.model.decoder_block import decoder_block_backward, decoder_block_forward
+from minqwen.model.layer_plan import PositionTables
+from minqwen.model.self_attention import join_heads, split_heads
 
 # %% [markdown]
 # ## 1 A block you can hold in your hand
@@ -261,7 +259,8 @@ show(n2=n2, gate=mlp_c.gate, up=mlp_c.up, m=m, y=y)
 # That was the block. Is it the block of the package? Not nearly: exactly, to the last bit.
 
 # %%
-y_package, block_c = decoder_block_forward(x, params, config, cos, sin)
+tables = PositionTables(cos, sin)  # what a block knows of where the tokens are
+y_package, block_c = decoder_block_forward(x, params, config, tables)
 assert np.array_equal(y, y_package)
 print("equal, bit for bit")
 
@@ -410,7 +409,7 @@ print("dx and", len(grads), "gradients: equal, bit for bit")
 # %%
 def loss():
     """Return L for x and params as they are now."""
-    return float((decoder_block_forward(x, params, config, cos, sin)[0] * dy).sum())
+    return float((decoder_block_forward(x, params, config, tables)[0] * dy).sum())
 
 
 numerical = {name: numerical_gradient(loss, value) for name, value in params.items()}
@@ -572,13 +571,14 @@ deep = QwenConfig(
     initializer_range=64**-0.5,  # a projection keeps the size of what it is given
 )
 deep_params = init_params(deep, rng, "float64")
-deep_tables = rope_tables(np.arange(16), rope_inv_freq(deep.head_dim, dtype="float64"))
+deep_freq = rope_inv_freq(deep.head_dim, dtype="float64")
+deep_tables = PositionTables(*rope_tables(np.arange(16), deep_freq))
 
 # %%
 stream, caches = rng.standard_normal((1, 16, 64)), []
 for i in range(24):
     layer = scope(deep_params, f"model.layers.{i}")
-    stream, cache = decoder_block_forward(stream, layer, deep, *deep_tables)
+    stream, cache = decoder_block_forward(stream, layer, deep, deep_tables)
     caches.append(cache)
 
 full = branch_only = rng.standard_normal(stream.shape)

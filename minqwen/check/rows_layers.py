@@ -49,20 +49,22 @@ def _attention_case(
 
 
 def _block_attention_case(
-    H: int, Hkv: int, T: int, S: int, hidden: bool
+    H: int, Hkv: int, T: int, S: int, hidden: bool, window: int | None = None
 ) -> Callable[[np.random.Generator], Inputs]:
-    """Return a maker of q, k, v and real, which block_attention takes in place of a mask."""
+    """Return a maker of q, k, v, and real and window, which stand for the mask of attention."""
 
     def make(rng: np.random.Generator) -> Inputs:
         *qkv, mask = _attention_case(H, Hkv, T, S, hidden)(rng)
-        return (*qkv, mask[:, -1] if hidden else None)
+        return (*qkv, mask[:, -1] if hidden else None, window)
 
     return make
 
 
-def _block_attention(q: Array, k: Array, v: Array, real: Array | None) -> tuple[Array, Any]:
+def _block_attention(
+    q: Array, k: Array, v: Array, real: Array | None, window: int | None
+) -> tuple[Array, Any]:
     """Run attention in blocks of 2 queries, so that several blocks and a short one occur."""
-    return block_attention_forward(q, k, v, real, block=2)
+    return block_attention_forward(q, k, v, real, block=2, window=window)
 
 
 def _cross_entropy(logits: Array, labels: Array, loss_mask: Array | None) -> tuple[Array, Any]:
@@ -145,6 +147,8 @@ LAYER_ROWS = (
             "MHA": _block_attention_case(3, 3, 7, 7, hidden=False),
             "GQA, S > T": _block_attention_case(6, 3, 4, 7, hidden=False),
             "GQA, padding": _block_attention_case(6, 2, 7, 7, hidden=True),
+            "window 3": _block_attention_case(6, 3, 5, 7, hidden=False, window=3),
+            "window 2, padding": _block_attention_case(3, 3, 7, 7, hidden=True, window=2),
         },
         ("q", "k", "v"),
         f"{QWEN2}, Grouped Query Attention",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,8 @@ from ..layers.rope import rope_inv_freq, rope_tables
 from ..model.config import QwenConfig, param_shapes
 from ..model.decoder_block import decoder_block_backward, decoder_block_forward
 from ..model.language_model import language_model_backward, language_model_forward
+from ..model.layer_plan import LayerPlan, PositionTables, position_tables
+from ..model.self_attention import self_attention_backward, self_attention_forward
 from ..params import scope
 from .concept_row import Concept, Inputs
 
@@ -49,6 +53,39 @@ BLOCK_SHAPES = {
 MODEL_SHAPES = param_shapes(MODEL)
 
 
+ATTENTION_SHAPES = {n: s for n, s in BLOCK_SHAPES.items() if n.startswith("self_attn")}
+PLANS = {
+    "GQA, padding": LayerPlan(),
+    "window, LogN, alpha": LayerPlan((3.0,), 2, 2),
+    "dual chunks, LogN": LayerPlan(train_length=3, chunks=(4, 2, 3)),
+}
+
+
+def _attention_case(plan: str) -> Callable[[np.random.Generator], Inputs]:
+    """Return a maker of x, the weights, which tokens are real, and the name of a plan."""
+
+    def make(rng: np.random.Generator) -> Inputs:
+        real = np.array([[True] * 5, [False, True, True, True, True]])
+        x = rng.standard_normal((2, 5, 7))
+        return (x, *_weights(ATTENTION_SHAPES, rng), real, plan)  # type: ignore[arg-type]
+
+    return make
+
+
+def _attention(x: Array, *rest: Any) -> tuple[Array, Any]:
+    """Run the attention branch of a block whose parameters come as arrays."""
+    *weights, real, plan = rest
+    positions = array_module(x).arange(x.shape[1])
+    tables = position_tables(PLANS[plan], BLOCK, positions, positions, x)
+    params = dict(zip(ATTENTION_SHAPES, weights, strict=True))
+    return self_attention_forward(x, params, BLOCK, tables, real=real)
+
+
+def _attention_backward(dy: Array, cache: Any) -> tuple[Array, ...]:
+    dx, grads = self_attention_backward(dy, cache)
+    return (dx, *(grads[name] for name in ATTENTION_SHAPES))
+
+
 def _block_case(rng: np.random.Generator) -> Inputs:
     real = np.array([[True] * 3, [False, True, True]])
     return (rng.standard_normal((2, 3, 7)), *_weights(BLOCK_SHAPES, rng), real)  # type: ignore[arg-type]
@@ -61,7 +98,7 @@ def _block(x: Array, *rest: Array) -> tuple[Array, Any]:
     inv_freq = xp.asarray(rope_inv_freq(6, 100.0, np.promote_types(x.dtype, "f4").name))
     cos, sin = rope_tables(xp.arange(x.shape[1]), inv_freq)
     params = dict(zip(BLOCK_SHAPES, weights, strict=True))
-    return decoder_block_forward(x, params, BLOCK, cos, sin, real=real)
+    return decoder_block_forward(x, params, BLOCK, PositionTables(cos, sin), real=real)
 
 
 def _block_backward(dy: Array, cache: Any) -> tuple[Array, ...]:
@@ -69,17 +106,43 @@ def _block_backward(dy: Array, cache: Any) -> tuple[Array, ...]:
     return (dx, *(grads[name] for name in BLOCK_SHAPES))
 
 
-def _model_case(rng: np.random.Generator) -> Inputs:
-    real = np.array([[True] * 5, [False, False, True, True, True]])
-    ids = np.array([[2, 10, 2, 7, 1], [0, 0, 3, 3, 9]])
-    return (*_weights(MODEL_SHAPES, rng), ids, real)
+LONG: dict[str, dict[str, Any]] = {
+    "tied, padding": {},
+    "NTK, LogN, windows": {
+        "max_position_embeddings": 3,
+        "use_dynamic_ntk": True,
+        "use_logn_attn": True,
+        "layer_windows": [2, None],
+    },
+    "YaRN, dual chunks": {
+        "max_position_embeddings": 8,
+        "rope_scaling": {
+            "rope_type": "yarn",
+            "factor": 2.0,
+            "original_max_position_embeddings": 4,
+        },
+        "dual_chunk_attention_config": {"chunk_size": 3, "local_size": 1},
+    },
+}
 
 
-def _model(*inputs: Array) -> tuple[Array, Any]:
+def _model_case(long: str) -> Callable[[np.random.Generator], Inputs]:
+    """Return a maker of the weights, ids, which are real, and the name of a config."""
+
+    def make(rng: np.random.Generator) -> Inputs:
+        real = np.array([[True] * 5, [False, False, True, True, True]])
+        ids = np.array([[2, 10, 2, 7, 1], [0, 0, 3, 3, 9]])
+        return (*_weights(MODEL_SHAPES, rng), ids, real, long)
+
+    return make
+
+
+def _model(*inputs: Any) -> tuple[Array, Any]:
     """Run a two-layer tied model whose parameters come as arrays."""
-    *weights, ids, real = inputs
+    *weights, ids, real, long = inputs
     params = dict(zip(MODEL_SHAPES, weights, strict=True))
-    return language_model_forward(params, MODEL, ids, attention_mask=real)
+    config = dataclasses.replace(MODEL, **LONG[long])
+    return language_model_forward(params, config, ids, attention_mask=real)
 
 
 def _model_backward(dlogits: Array, cache: Any) -> tuple[Array, ...]:
@@ -91,6 +154,16 @@ QWEN = "Qwen 2.3.1 Architecture"
 
 MODEL_ROWS = (
     Concept(
+        "self_attention",
+        "minqwen.model.self_attention",
+        _attention,
+        _attention_backward,
+        {name: _attention_case(name) for name in PLANS},
+        ("x", *ATTENTION_SHAPES),
+        f"{QWEN}; 2.3.2 Context Length Extension",
+        "y = attention(rope(x w_q^T + b_q), ...) w_o^T",
+    ),
+    Concept(
         "decoder_block",
         "minqwen.model.decoder_block",
         _block,
@@ -98,14 +171,14 @@ MODEL_ROWS = (
         {"GQA, padding": _block_case},
         ("x", *BLOCK_SHAPES),
         QWEN,
-        "h = x + attention(norm(x)); y = h + swiglu(norm(h))",
+        "h = x + self_attention(norm(x)); y = h + swiglu(norm(h))",
     ),
     Concept(
         "language_model",
         "minqwen.model.language_model",
         _model,
         _model_backward,
-        {"tied, padding": _model_case},
+        {name: _model_case(name) for name in LONG},
         tuple(MODEL_SHAPES),
         QWEN,
         "logits = norm(blocks(embedding(ids))) w_head^T",

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..model.accounting import block_operations, cost
 from ..model.config import QwenConfig, param_shapes
+from ..model.layer_plan import LayerPlan, attention_factor, inv_freq, layer_plans, rope_type
 from ..model.presets import PRESETS, preset
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
@@ -57,13 +58,17 @@ def _from_folder(name: str) -> QwenConfig:
 def describe(config: QwenConfig, B: int, T: int, bytes_each: int) -> dict[str, Any]:
     """Return everything the command prints, as plain data."""
     c = cost(config, B, T)
+    plans = layer_plans(config, [T])
     head = {"name": "lm_head", "axes": "B T V", "shape": [B, T, config.vocab_size]}
     head_flops = 2 * B * T * config.hidden_size * config.vocab_size
     return {
         "config": config.to_dict(),
-        "not_supported_yet": config.unsupported(T),
+        "not_supported_yet": config.unsupported(),
+        "layers": [layer_facts(config, plan) for plan in plans],
         "tensors": {name: list(shape) for name, shape in param_shapes(config).items()},
-        "block_operations": [op._asdict() for op in block_operations(config, B, T)],
+        "block_operations": [
+            op._asdict() for op in block_operations(config, B, T, plans[0].window)
+        ],
         "head": {**head, "flops": head_flops},
         "parameters": c.parameters,
         "parameters_without_embeddings": c.parameters - c.embedding_parameters,
@@ -71,7 +76,7 @@ def describe(config: QwenConfig, B: int, T: int, bytes_each: int) -> dict[str, A
         "forward_flops": c.forward_flops,
         "training_flops": c.training_flops,
         "kv_cache_bytes_per_token": c.kv_cache_per_token * bytes_each,
-        "kv_cache_bytes": c.kv_cache_per_token * bytes_each * B * T,
+        "kv_cache_bytes": c.kv_cache * bytes_each,
         "activation_bytes": c.activations * bytes_each,
         "logit_bytes": B * T * config.vocab_size * bytes_each,
     }
@@ -91,9 +96,9 @@ def print_facts(
     tied = "tied to the embedding" if c.tie_word_embeddings else "of its own"
     bias = "on q, k, v" if c.attention_bias else "none"
     print(f"RoPE base {c.rope_theta:g}, eps {c.rms_norm_eps:g}, bias {bias}, output layer {tied}")
-    print(f"{windows(c)}; trained length {c.max_position_embeddings:,}")
-    if scaling := c.extra.get("rope_scaling"):
-        print(f"RoPE scaling: {json.dumps(scaling)}")
+    print(f"trained length {trained_length(c):,}; what acts in a text of {T:,} tokens:")
+    for line in layer_lines(facts["layers"]):
+        print(f"  {line}")
     for part in facts["not_supported_yet"]:
         print(f"note: this version of minqwen does not compute {part}")
 
@@ -138,18 +143,68 @@ def print_facts(
         print(f"  {name:<34} {value:>18}")
 
 
-def windows(config: QwenConfig) -> str:
-    """Say which layers see how far, as transformers reads the config of Qwen2.
+def layer_facts(config: QwenConfig, plan: LayerPlan) -> dict[str, Any]:
+    """Return what acts in a layer, as plain data."""
+    alpha = plan.alphas[0]
+    freq = inv_freq(config, alpha, "float64")
+    return {
+        "rope": rope_type(config),
+        "ntk_alpha": alpha,
+        "slowest_wavelength": 2 * math.pi / float(freq[-1]),  # tokens in a full turn
+        "attention_factor": attention_factor(config),
+        "window": plan.window,
+        "logn_train_length": plan.train_length,
+        "dual_chunks": plan.chunks,
+    }
 
-    >>> windows(preset("qwen2-0.5b"))
-    'window: every layer sees all tokens'
+
+def layer_lines(layers: list[dict[str, Any]]) -> list[str]:
+    """Say what acts, one line for each run of layers that are alike.
+
+    >>> config = preset("qwen2-0.5b")
+    >>> layer_lines([layer_facts(config, plan) for plan in layer_plans(config, [2048])])
+    ['layers 0..23: RoPE as trained; sees all tokens']
     """
-    W, first = config.extra.get("sliding_window"), config.extra.get("max_window_layers", 28)
-    L = config.num_hidden_layers
-    if not config.extra.get("use_sliding_window") or not W or first >= L:
-        return "window: every layer sees all tokens"
-    full = f"layers 0..{first - 1} see all tokens, " if first else ""
-    return f"window: {full}layers {first}..{L - 1} the last {W}"
+    lines, first = [], 0
+    for i, facts in enumerate(layers):
+        if i + 1 == len(layers) or layers[i + 1] != facts:
+            name = f"layers {first}..{i}" if i > first else f"layer {i}"
+            lines.append(f"{name}: {_say(facts)}")
+            first = i + 1
+    return lines
+
+
+def _say(facts: dict[str, Any]) -> str:
+    """Describe one layer in words."""
+    rope = "RoPE as trained"
+    if facts["ntk_alpha"] != 1:
+        rope = f"RoPE with NTK, alpha {facts['ntk_alpha']:g}"
+    elif facts["rope"] not in ("default", "dynamic"):
+        rope = {"linear": "RoPE interpolated", "yarn": "RoPE by YaRN"}.get(
+            facts["rope"], f"RoPE of type {facts['rope']}"
+        )
+    if rope != "RoPE as trained":
+        rope += f", slowest wavelength {facts['slowest_wavelength']:,.0f} tokens"
+    if facts["attention_factor"] != 1:
+        rope += f", cos and sin times {facts['attention_factor']:.4f}"
+    words = [rope]
+    if facts["logn_train_length"]:
+        words.append(f"LogN from position {facts['logn_train_length']:,} on")
+    if facts["dual_chunks"]:
+        c, w, highest = facts["dual_chunks"]
+        words.append(f"dual chunks of {c - w:,} tokens, positions up to {highest:,}")
+    W = facts["window"]
+    words.append(f"sees the last {W:,} tokens" if W else "sees all tokens")
+    return "; ".join(words)
+
+
+def trained_length(config: QwenConfig) -> int:
+    """Return how long the training texts were, as far as the config tells."""
+    scaling, dca = config.rope_scaling or {}, config.dual_chunk_attention_config or {}
+    for found in (scaling, dca):
+        if original := found.get("original_max_position_embeddings"):
+            return int(original)
+    return config.max_position_embeddings
 
 
 def _shape(shape: list[int]) -> str:

@@ -141,3 +141,42 @@ def padding_mask(real: Array) -> Array:
     """
     require_bool("real", real, "True = real token")
     return real[:, None, :]
+
+
+def mask_bias(mask: Array, like: Array) -> Array:
+    """Return 0 where mask is True and -inf where it is False, to be added to scores like `like`.
+
+    >>> mask_bias(np.array([True, False]), np.zeros(1))
+    array([  0., -inf])
+    """
+    xp = array_module(like)
+    bias: Array = xp.where(mask, xp.zeros((), like.dtype), -xp.inf)
+    return bias.astype(like.dtype, copy=False)
+
+
+def group_heads(
+    q: Array, k: Array, v: Array, real: Array | None, scale: float | None, window: int | None
+) -> tuple[Array, Array, Array, Array | None, float, tuple[int, ...], DType]:
+    """Check the arguments of causal attention and lay the heads of a group side by side.
+
+    Returns:
+        q: (B*Hkv, T, G, Dh) in at_least_float32, times scale.
+        k, v: (B*Hkv, S, Dh).
+        padding_bias: (B*Hkv, 1, S), 0 for a real key and -inf for padding; None if all are real.
+        scale, shape, dtype: 1 / sqrt(Dh) in place of None; of the argument q.
+    """
+    B, H, Hkv, T, S, Dh = attention_sizes(q, k, v)
+    if T > S:
+        raise ValueError(f"T={T} queries cannot be the last of S={S} positions")
+    if window is not None and window < 1:
+        raise ValueError(f"window must be at least 1, a token sees itself, got {window}")
+    scale, G, shape, dtype = Dh**-0.5 if scale is None else scale, H // Hkv, q.shape, q.dtype
+
+    q = (widen(q) * scale).reshape(B * Hkv, G, T, Dh).swapaxes(1, 2)  # (B*Hkv, T, G, Dh)
+    k, v = (widen(x).reshape(B * Hkv, S, Dh) for x in (k, v))
+    bias = None
+    if real is not None:
+        require_bool("real", real, "True = real token")
+        require_shape("real", real, B=B, S=S)
+        bias = array_module(q).repeat(mask_bias(real, q), Hkv, axis=0)[:, None]
+    return q, k, v, bias, scale, shape, dtype

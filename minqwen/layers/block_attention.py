@@ -14,20 +14,25 @@ through lse, and delta needs no P at all:
 The G query heads of a group lie side by side: one block is a matrix of (rows * G, Dh) queries
 against one key head, a single product, and no key is ever repeated.
 
-Paper:    Qwen2 Technical Report, "Qwen2 Dense Model", Grouped Query Attention.
+With a window W, query i sees the W keys i - W < j <= i. A block then starts at the first key that
+it sees, so time is O(T * W). Positions count from the end: a KV cache may drop its oldest keys.
+
+Paper:    Qwen2 Technical Report, "Qwen2 Dense Model", Grouped Query Attention; Qwen Technical
+          Report, 2.3.2 Context Length Extension, window attention.
 Origin:   Rabe and Staats 2021, arXiv:2112.05682; delta is Dao et al. 2022, arXiv:2205.14135.
-Differs:  blocks of whole rows, so no running maximum is needed. FlashAttention also cuts the keys.
+Differs:  blocks of whole rows, so no running maximum is needed; flash_attention.py cuts keys too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from ..backend import Array, DType, array_module, widen
-from ..shapes import require_bool, require_shape
-from .attention import attention_sizes
+from ..shapes import require_shape
+from .attention import group_heads, mask_bias
 
 
 class BlockAttentionCache(NamedTuple):
@@ -39,6 +44,7 @@ class BlockAttentionCache(NamedTuple):
     lse: Array  # (B*Hkv, T, G, 1) log of the sum of exponentials, one per query
     scale: float
     block: int
+    window: int | None
     shape: tuple[int, ...]  # of the argument q
     dtype: DType  # of the arguments
 
@@ -50,6 +56,7 @@ def block_attention_forward(
     real: Array | None = None,
     scale: float | None = None,
     block: int | None = None,
+    window: int | None = None,
 ) -> tuple[Array, BlockAttentionCache]:
     """Let every query average the values of itself and of earlier tokens.
 
@@ -61,6 +68,7 @@ def block_attention_forward(
         scale: factor on the scores; None means 1 / sqrt(Dh).
         block: queries per block. None: 64, which suits a CPU, or 1024 on a GPU, where each block
             costs calls.
+        window: W, the number of keys that a query sees, itself included; None: all so far.
 
     Returns:
         out: (B, H, T, Dh) in q.dtype; zeros for a query that sees no real token.
@@ -68,7 +76,7 @@ def block_attention_forward(
 
     Raises:
         TypeError: q, k, v are not floating point or not of one dtype, or real is not boolean.
-        ValueError: a shape does not fit, H is not a multiple of Hkv, T > S, or block < 1.
+        ValueError: a shape does not fit, H is not a multiple of Hkv, T > S, or block or window < 1.
 
     >>> q, k = np.zeros((1, 1, 2, 1)), np.zeros((1, 1, 2, 1))
     >>> v = np.array([1.0, 3.0]).reshape(1, 1, 2, 1)
@@ -76,37 +84,27 @@ def block_attention_forward(
     array([1., 2.])
     """
     xp = array_module(q)
-    B, H, Hkv, T, S, Dh = attention_sizes(q, k, v)
-    if T > S:
-        raise ValueError(f"T={T} queries cannot be the last of S={S} positions")
+    q, k, v, bias, scale, shape, dtype = group_heads(q, k, v, real, scale, window)
+    T, S = q.shape[1], k.shape[1]
     if block is None:
         block = 64 if isinstance(q, np.ndarray) else 1024
     if block < 1:
         raise ValueError(f"block must be at least 1, got {block}")
-    scale, G, shape, dtype = Dh**-0.5 if scale is None else scale, H // Hkv, q.shape, q.dtype
 
-    q = (widen(q) * scale).reshape(B * Hkv, G, T, Dh).swapaxes(1, 2)  # (B*Hkv, T, G, Dh)
-    k, v = widen(k).reshape(B * Hkv, S, Dh), widen(v).reshape(B * Hkv, S, Dh)
-    padding_bias = None
-    if real is not None:
-        require_bool("real", real, "True = real token")
-        require_shape("real", real, B=B, S=S)
-        padding_bias = xp.where(real, xp.zeros((), q.dtype), -xp.inf).astype(q.dtype)  # (B, S)
-        padding_bias = xp.repeat(padding_bias, Hkv, axis=0)[:, None]  # (B*Hkv, 1, S)
     out, lse = xp.empty_like(q), xp.empty_like(q[..., :1])
-    for i in range(0, T, block):
-        scores = block_scores(q, k, padding_bias, i, block)  # (B*Hkv, rows*G, e)
+    for rows, keys in row_blocks(T, S, block, window):
+        scores = tile_scores(q, k, bias, rows, keys, window)  # (B*Hkv, rows*G, keys)
         peak = xp.maximum(scores.max(axis=-1, keepdims=True), np.finfo(scores.dtype).min)
         scores -= peak
         weights = xp.exp(scores, out=scores)
         total = weights.sum(axis=-1, keepdims=True)
         total += total == 0  # a query that sees nothing: 0 / 1
-        means = (weights @ v[:, : weights.shape[-1]]) / total
-        rows = min(block, T - i)
-        out[:, i : i + rows] = means.reshape(B * Hkv, rows, G, Dh)
-        lse[:, i : i + rows] = (peak + xp.log(total)).reshape(B * Hkv, rows, G, 1)
+        means = (weights @ v[:, keys]) / total
+        out[:, rows] = means.reshape(out[:, rows].shape)
+        lse[:, rows] = (peak + xp.log(total)).reshape(lse[:, rows].shape)
     y = out.swapaxes(1, 2).reshape(shape).astype(dtype, copy=False)  # (B, H, T, Dh)
-    return y, BlockAttentionCache(q, k, v, padding_bias, out, lse, scale, block, shape, dtype)
+    cache = BlockAttentionCache(q, k, v, bias, out, lse, scale, block, window, shape, dtype)
+    return y, cache
 
 
 def block_attention_backward(dout: Array, cache: BlockAttentionCache) -> tuple[Array, Array, Array]:
@@ -115,7 +113,7 @@ def block_attention_backward(dout: Array, cache: BlockAttentionCache) -> tuple[A
     dk and dv collect from every block of queries that saw the key; the product over the rows of
     all G heads at once is the sum over the group.
     """
-    q, k, v, padding_bias, out, lse, scale, block, shape, dtype = cache
+    q, k, v, bias, out, lse, scale, block, window, shape, dtype = cache
     xp = array_module(q)
     (BHkv, T, G, Dh), (B, H, _, _) = q.shape, shape
     require_shape("dout", dout, B=B, H=H, T=T, Dh=Dh)
@@ -123,48 +121,71 @@ def block_attention_backward(dout: Array, cache: BlockAttentionCache) -> tuple[A
     dout = widen(dout).reshape(BHkv, G, T, Dh).swapaxes(1, 2)  # (B*Hkv, T, G, Dh)
     delta = (dout * out).sum(axis=-1, keepdims=True)  # (B*Hkv, T, G, 1)
     dq, dk, dv = xp.empty_like(q), xp.zeros_like(k), xp.zeros_like(v)
-    for i in range(0, T, block):
-        probs = block_scores(q, k, padding_bias, i, block)  # (B*Hkv, rows*G, e)
-        rows, e = min(block, T - i), probs.shape[-1]
-        q_rows, dout_rows, lse_rows, delta_rows = (
-            a[:, i : i + rows].reshape(BHkv, rows * G, a.shape[-1]) for a in (q, dout, lse, delta)
-        )
-        probs -= lse_rows
-        probs = xp.exp(probs, out=probs)
-        dv[:, :e] += probs.swapaxes(-1, -2) @ dout_rows
-        dscores = dout_rows @ v[:, :e].swapaxes(-1, -2)
-        dscores -= delta_rows
-        dscores *= probs
-        dq[:, i : i + rows] = (dscores @ k[:, :e]).reshape(BHkv, rows, G, Dh)
-        dk[:, :e] += dscores.swapaxes(-1, -2) @ q_rows  # q carries the scale already
+    for rows, keys in row_blocks(T, k.shape[1], block, window):
+        scores = tile_scores(q, k, bias, rows, keys, window)  # (B*Hkv, rows*G, keys)
+        of_rows = (matrix(x, rows) for x in (lse, dout, delta))
+        dscores, dv_keys = tile_gradients(scores, v[:, keys], *of_rows)
+        dv[:, keys] += dv_keys
+        dq[:, rows] = (dscores @ k[:, keys]).reshape(dq[:, rows].shape)
+        dk[:, keys] += dscores.swapaxes(-1, -2) @ matrix(q, rows)  # q carries the scale already
     dq = (dq * scale).swapaxes(1, 2).reshape(shape)
     dk, dv = (d.reshape(B, H // G, *k.shape[1:]) for d in (dk, dv))
     return tuple(d.astype(dtype, copy=False) for d in (dq, dk, dv))
 
 
-def block_scores(q: Array, k: Array, padding_bias: Array | None, i: int, block: int) -> Array:
-    """Return the scores of queries i .. i+block against the keys they see, -inf where hidden.
+def row_blocks(T: int, S: int, block: int, window: int | None) -> Iterator[tuple[slice, slice]]:
+    """Yield blocks of queries, each with the keys that at least one of its queries sees.
 
-    Only the last `rows` keys can lie in the future of a query of the block, so only that corner
-    needs the causal mask.
+    >>> list(row_blocks(T=4, S=4, block=2, window=2))  # queries 2 and 3 see keys 1, 2 and 3
+    [(slice(0, 2, None), slice(0, 2, None)), (slice(2, 4, None), slice(1, 4, None))]
+    """
+    for i in range(0, T, block):
+        e = min(i + block, T)
+        first = 0 if window is None else max(0, S - T + i - window + 1)
+        yield slice(i, e), slice(first, S - T + e)
 
-    Args:
-        q: (B*Hkv, T, G, Dh) float, times scale.
-        k: (B*Hkv, S, Dh) float.
-        padding_bias: (B*Hkv, 1, S) float, 0 or -inf, or None.
 
-    Returns:
-        (B*Hkv, rows*G, e) float with e = S - T + i + rows.
+def tile_scores(
+    q: Array, k: Array, bias: Array | None, rows: slice, keys: slice, window: int | None
+) -> Array:
+    """Return the scores of these queries and keys, (B*Hkv, rows*G, keys), -inf where hidden.
+
+    The masks are triangles in two corners, the future and the past: small where all see the rest.
     """
     xp = array_module(q)
-    BHkv, T, G, Dh = q.shape
-    rows = min(block, T - i)
-    e = k.shape[1] - T + i + rows
-    scores: Array = q[:, i : i + rows].reshape(BHkv, rows * G, Dh) @ k[:, :e].swapaxes(-1, -2)
-    if rows > 1:
-        future = ~xp.tri(rows, dtype=bool)  # (rows, rows)
-        corner = xp.where(future, -xp.inf, xp.zeros((), q.dtype)).astype(q.dtype)
-        scores[:, :, e - rows :] += xp.repeat(corner, G, axis=0)
-    if padding_bias is not None:
-        scores += padding_bias[:, :, :e]
+    _, T, G, _ = q.shape
+    n, m = rows.stop - rows.start, keys.stop - keys.start
+    own = k.shape[1] - T + rows.start - keys.start  # the column of the first query's own key
+    scores: Array = matrix(q, rows) @ k[:, keys].swapaxes(-1, -2)
+    if own < m - 1:
+        start = max(own + 1, 0)
+        visible = xp.tri(n, m - start, own - start, dtype=bool)
+        scores[:, :, start:] += xp.repeat(mask_bias(visible, q), G, axis=0)
+    if window is not None and own + n > window:
+        stop = min(own + n - window, m)
+        too_old = xp.tri(n, stop, own - window, dtype=bool)
+        scores[:, :, :stop] += xp.repeat(mask_bias(~too_old, q), G, axis=0)
+    if bias is not None:
+        scores += bias[:, :, keys]
     return scores
+
+
+def tile_gradients(
+    scores: Array, v: Array, lse: Array, dout: Array, delta: Array
+) -> tuple[Array, Array]:
+    """Return the gradient of the scores, and what a tile adds to that of its values.
+
+    All arguments are matrices: those of queries (B*Hkv, rows*G, any), v (B*Hkv, keys, Dh). To save
+    the memory, the probabilities are written over the scores.
+    """
+    scores -= lse
+    probs = array_module(v).exp(scores, out=scores)
+    dscores: Array = dout @ v.swapaxes(-1, -2)
+    dscores -= delta
+    dscores *= probs
+    return dscores, probs.swapaxes(-1, -2) @ dout
+
+
+def matrix(x: Array, rows: slice) -> Array:
+    """Return these queries of (B*Hkv, T, G, any), the group side by side: (B*Hkv, rows*G, any)."""
+    return x[:, rows].reshape(len(x), (rows.stop - rows.start) * x.shape[2], x.shape[3])

@@ -17,6 +17,8 @@ import math
 from typing import NamedTuple
 
 from .config import QwenConfig, param_shapes
+from .kv_cache import ROLLING_ROOM
+from .layer_plan import layer_windows
 
 
 class Operation(NamedTuple):
@@ -37,11 +39,20 @@ class Cost(NamedTuple):
     forward_flops: int
     training_flops: int  # forward and backward
     kv_cache_per_token: int  # numbers, one row
+    kv_cache: int  # numbers that KVCache takes for all rows; a layer with a window needs less
     activations: int  # numbers kept for the backward pass
 
 
-def block_operations(config: QwenConfig, B: int, T: int) -> list[Operation]:
+def block_operations(
+    config: QwenConfig, B: int, T: int, window: int | None = None
+) -> list[Operation]:
     """List what one decoder block does, in order.
+
+    Args:
+        config: sizes.
+        B: rows.
+        T: tokens in a row.
+        window: tokens that a query of this layer sees; None = all before it.
 
     >>> config = QwenConfig(vocab_size=9, hidden_size=4, intermediate_size=6, num_hidden_layers=1,
     ...                     num_attention_heads=2)
@@ -51,7 +62,8 @@ def block_operations(config: QwenConfig, B: int, T: int) -> list[Operation]:
     D, F = config.hidden_size, config.intermediate_size
     H, Hkv, Dh = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     N = B * T
-    pairs = B * H * T * (T + 1) // 2  # (query, key) pairs that causal attention looks at
+    W = min(T, window or T)
+    pairs = B * H * (W * (W + 1) // 2 + (T - W) * W)  # (query, key) that causal attention looks at
     stream, wide = (B, T, D), (B, T, F)
     return [
         Operation("input_layernorm", "B T D", stream, 0, 2 * N * D + N),
@@ -85,8 +97,10 @@ def cost(config: QwenConfig, B: int, T: int) -> Cost:
     """
     V, D, L = config.vocab_size, config.hidden_size, config.num_hidden_layers
     parameters = sum(math.prod(shape) for shape in param_shapes(config).values())
-    block = block_operations(config, B, T)
-    forward = L * sum(op.flops for op in block) + 2 * B * T * D * V
+    windows = layer_windows(config)
+    blocks = [op for window in windows for op in block_operations(config, B, T, window)]
+    forward = sum(op.flops for op in blocks) + 2 * B * T * D * V
+    per_layer = 2 * config.num_key_value_heads * config.head_dim  # keys and values of a token
     tables = 2 * T * config.head_dim  # cos and sin, shared by all layers
     around = tables + 2 * B * T * D + B * T  # the last norm, and the input of the head
     return Cost(
@@ -94,6 +108,7 @@ def cost(config: QwenConfig, B: int, T: int) -> Cost:
         embedding_parameters=V * D * (1 if config.tie_word_embeddings else 2),
         forward_flops=forward,
         training_flops=3 * forward,
-        kv_cache_per_token=2 * L * config.num_key_value_heads * config.head_dim,
-        activations=L * sum(op.saved for op in block) + around,
+        kv_cache_per_token=L * per_layer,
+        kv_cache=B * per_layer * sum(min(T, ROLLING_ROOM * (window or T)) for window in windows),
+        activations=sum(op.saved for op in blocks) + around,
     )

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..params import name_list
+from .layer_plan import LONG_CONTEXT_FIELDS, check_long_context, unsupported_long_context
 from .qwen1 import config_from_qwen1
 
 MODEL_TYPES = ("qwen", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
@@ -46,6 +47,16 @@ class QwenConfig:
     tie_word_embeddings: bool = False  # the output layer uses the embedding table
     initializer_range: float = 0.02  # standard deviation of fresh weights
     dropout: float = 0.0  # in training: on the embedding and on what each sub-layer adds
+    # reading longer than trained: which rule acts is worked out in layer_plan.py
+    rope_scaling: dict[str, Any] | None = None  # rope_type "linear", "dynamic" or "yarn"
+    use_dynamic_ntk: bool = False  # Qwen's own rule, beyond max_position_embeddings
+    use_logn_attn: bool = False
+    use_sliding_window: bool = False
+    sliding_window: int | None = 4096  # tokens that a layer with a window sees
+    max_window_layers: int = 28  # layers from this one on have the window
+    layer_types: list[str] | None = None  # "full_attention" or "sliding_attention" for each layer
+    layer_windows: list[int | None] | None = None  # ours: a window for each layer, None = all
+    dual_chunk_attention_config: dict[str, Any] | None = None  # chunk_size, local_size
     hidden_act: str = "silu"
     model_type: str = "qwen2"
     extra: dict[str, Any] = field(default_factory=dict)  # fields we do not use, kept for saving
@@ -85,13 +96,16 @@ class QwenConfig:
                 raise ValueError(f"{name} must be a number above 0, got {value!r}")
         if not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout!r}")
-        for name in ("attention_bias", "tie_word_embeddings"):
+        for name in (
+            "attention_bias",
+            "tie_word_embeddings",
+            "use_dynamic_ntk",
+            "use_logn_attn",
+            "use_sliding_window",
+        ):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
-        for name, kind in (("rope_scaling", dict), ("sliding_window", int)):
-            if not isinstance(self.extra.get(name), (kind, type(None))):
-                wanted = "an object" if kind is dict else "a whole number"
-                raise ValueError(f"{name} must be {wanted} or null, got {self.extra[name]!r}")
+        check_long_context(self)
         if self.hidden_act != "silu":
             raise ValueError(f'hidden_act must be "silu", got {self.hidden_act!r}')
         require_known_type(self.model_type)
@@ -128,6 +142,8 @@ class QwenConfig:
             values.pop(name, None)  # about files and code, not about the model
         names = {f.name for f in fields(cls)} - {"extra"}
         own = {k: v for k, v in values.items() if k in names and v is not None}
+        if values.get("sliding_window", 0) is None:
+            own["sliding_window"] = None  # here null says something: no layer has a window
         missing = [f for f in ("vocab_size", "hidden_size", "intermediate_size") if f not in own]
         missing += [f for f in ("num_hidden_layers", "num_attention_heads") if f not in own]
         if missing:
@@ -157,32 +173,22 @@ class QwenConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return the content of a config.json that transformers opens too; Qwen becomes qwen2."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "extra"}
+        for f in fields(self):  # what is as always stays out of the file
+            if f.name in LONG_CONTEXT_FIELDS and values[f.name] == f.default:
+                del values[f.name]
         if self.model_type == "qwen":
             values["model_type"] = "qwen2"
         architecture = {"architectures": ["Qwen2ForCausalLM"]}
         return {**architecture, **self.extra, **values}
 
-    def unsupported(self, length: int = 1) -> list[str]:
-        """Name the parts of the config that this version of minqwen would not compute rightly.
-
-        Args:
-            length: tokens in the text; some parts act on long text only.
-        """
-        get = self.extra.get
+    def unsupported(self) -> list[str]:
+        """Name the parts of the config that this version of minqwen would not compute rightly."""
         found = []
         if self.model_type.endswith("moe"):
             found.append(f"mixture of experts (model_type {self.model_type})")
         if self.model_type.startswith("qwen3"):
             found.append(f"normalised queries and keys (model_type {self.model_type})")
-        scaling = get("rope_scaling") or {}
-        if {scaling.get(k, "default") for k in ("rope_type", "type")} != {"default"}:
-            found.append("rope_scaling")
-        windowed = self.num_hidden_layers > get("max_window_layers", 28)
-        if get("use_sliding_window") and windowed and length > (get("sliding_window") or length):
-            found.append("sliding windows (use_sliding_window)")
-        if length > self.max_position_embeddings:
-            found += [f for f in ("use_dynamic_ntk", "use_logn_attn") if get(f)]
-        return found
+        return found + unsupported_long_context(self)
 
 
 def require_known_type(model_type: str) -> None:

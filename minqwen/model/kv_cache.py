@@ -7,8 +7,24 @@ so each layer keeps them and a decoding step runs the model on one token. The me
 
 which is why Qwen2 has fewer key/value heads: 8 in the 72B model instead of 64.
 
+A layer with a window of W tokens never looks further back, so it keeps the last W only, however
+long the text grows: its cache rolls. The room is two windows; when it is full, the last W - 1
+tokens move to its front, so that keys stay in order and are moved once in W steps.
+
+Dynamic NTK breaks the first sentence above. When the text grows past a power of two of the trained
+length, alpha changes: the keys in the cache were turned by the old frequencies. Turning them again
+would do for the first layer only; the keys of all other layers come from the output of a layer
+that had worked with the old ones. Two ways out:
+
+    consistent     when alpha changes, the whole text goes through the model once more. With Qwen's
+                   rule that is once each time the text doubles, so it costs about one more pass in
+                   all. Every logit is that of a run without a cache.
+    as released    Qwen-7B's code keeps the alpha of the first call for ever; transformers turns
+                   new tokens by the new frequencies and leaves the old keys. Cheaper, and not what
+                   a run without a cache returns (tests/model/test_long_context_model.py).
+
 Paper:    Qwen2 Technical Report, "Qwen2 Dense Model", Grouped Query Attention, which is there
-          to make this cache smaller.
+          to make this cache smaller. Qwen Technical Report, 2.3.2: dynamic NTK, windows.
 """
 
 from __future__ import annotations
@@ -17,19 +33,23 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, array_module
+from ..backend import Array, array_module, to_numpy
 from .config import QwenConfig
+from .layer_plan import LayerPlan, changes_with_length, layer_windows
+
+ROLLING_ROOM = 2  # windows
 
 
 class KVCache:
     """Room for the keys and values of every layer, taken once and filled from the left.
 
-    The one object of the model that changes: `store` writes, `advance` moves on. Keys are kept
+    The one object of the model that changes. A pass calls `begin`, then `store` once in each
+    layer, then `advance`; a pass that breaks off before `advance` loses nothing. Keys are kept
     after RoPE.
 
     Attributes:
-        keys, values: (L, B, Hkv, max_length, Dh) float.
-        length: tokens stored so far.
+        keys, values: for each layer (B, Hkv, room, Dh) float.
+        length: tokens seen so far.
         real: (B, length) bool, False where the token is padding, or None while none is.
     """
 
@@ -40,40 +60,83 @@ class KVCache:
         max_length: int,
         like: Array | None = None,
         dtype: str = "float32",
+        as_released: bool = False,
     ) -> None:
         """Take the room.
 
         Args:
-            config: gives L, Hkv and Dh.
+            config: gives L, Hkv, Dh and the windows.
             batch_size: B.
             max_length: the most tokens a row can have.
             like: a parameter: the cache gets its dtype and device.
             dtype: without `like`: the dtype, on the host.
+            as_released: with dynamic NTK, do as the released code does; see above.
         """
         xp, dt = array_module(like), np.dtype(dtype) if like is None else like.dtype
-        heads = (config.num_hidden_layers, batch_size, config.num_key_value_heads)
-        self.keys: Array = xp.zeros((*heads, max_length, config.head_dim), dtype=dt)
-        self.values: Array = xp.zeros_like(self.keys)
+        self.batch_size, self.max_length, self.as_released = batch_size, max_length, as_released
+        self.windows = layer_windows(config)
+        Hkv, Dh = config.num_key_value_heads, config.head_dim
+        rooms = [min(max_length, ROLLING_ROOM * (W or max_length)) for W in self.windows]
+        self.keys: list[Array] = [xp.zeros((batch_size, Hkv, n, Dh), dtype=dt) for n in rooms]
+        self.values: list[Array] = [xp.zeros_like(k) for k in self.keys]
         self.length = 0
         self.real: Array | None = None
-
-    @property
-    def batch_size(self) -> int:
-        """B, the number of rows."""
-        return int(self.keys.shape[1])
-
-    @property
-    def max_length(self) -> int:
-        """The most tokens a row can have."""
-        return int(self.keys.shape[3])
+        self._filled = 0  # tokens in the arrays: `length`, but for a pass over the whole text
+        self._first = [0] * len(rooms)  # the oldest token that each layer still has
+        self._long: dict[int, tuple[Array, Array]] = {}  # layer: more than it has room for
+        self._end = 0  # `length` after this pass
+        # ids and positions of the text, kept where they are asked for again
+        self._remembers = (
+            changes_with_length(config) or config.dual_chunk_attention_config is not None
+        )
+        self._text: tuple[Array, Array] | None = None
+        self._plans: tuple[LayerPlan, ...] = ()
+        self._frozen = config.use_dynamic_ntk  # as released, Qwen keeps alpha
 
     @property
     def nbytes(self) -> int:
         """Bytes taken by keys and values together."""
-        return int(self.keys.nbytes + self.values.nbytes)
+        return int(sum(k.nbytes + v.nbytes for k, v in zip(self.keys, self.values, strict=True)))
+
+    def begin(
+        self, plans: tuple[LayerPlan, ...], input_ids: Array, positions: Array
+    ) -> tuple[tuple[LayerPlan, ...], Array, Array, Array]:
+        """Start a pass over new tokens, or over the whole text if alpha has changed.
+
+        Args:
+            plans: of every layer, for the text with the new tokens.
+            input_ids: (B, T) int.
+            positions: (T,) or (B, T) int, of the new tokens.
+
+        Returns:
+            plans, input_ids, positions: what the pass must take.
+            key_positions: (S,) or (B, S) int, of all tokens, if the cache was told to remember.
+        """
+        self._long = {}
+        self._end = self.length + input_ids.shape[1]
+        if not self._remembers:
+            return plans, input_ids, positions, positions
+        ids = to_numpy(input_ids)
+        if self._text is None:
+            self._next = (ids, positions)
+        else:
+            self._next = (np.concatenate((self._text[0], ids), axis=1), self._joined(positions))
+        as_before = tuple(
+            p._replace(alphas=q.alphas) for p, q in zip(plans, self._plans or plans, strict=True)
+        )
+        if plans != as_before:
+            if not self.as_released:
+                self._filled = 0
+            elif self._frozen:
+                plans = as_before
+        self._next_plans = plans
+        if self._filled < self.length:  # from the first token again
+            self._first = [0] * len(self._first)
+            return plans, *self._next, self._next[1]
+        return plans, input_ids, positions, self._next[1]
 
     def store(self, layer: int, k: Array, v: Array) -> tuple[Array, Array]:
-        """Write the keys and values of T new tokens; return those of all tokens, as views.
+        """Write the keys and values of T new tokens; return all that the new tokens may see.
 
         Args:
             layer: 0 .. L-1.
@@ -81,25 +144,82 @@ class KVCache:
             v: (B, Hkv, T, Dh) float.
 
         Returns:
-            k, v: (B, Hkv, length + T, Dh). `length` moves on only by `advance`, once all layers
-            have stored theirs.
+            k, v: (B, Hkv, S, Dh), those of all tokens, or with a window at most the last W - 1
+            before the new ones; views where possible.
         """
-        end = self.length + k.shape[2]
-        self.keys[layer, :, :, self.length : end] = k
-        self.values[layer, :, :, self.length : end] = v
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+        keys, values, T = self.keys[layer], self.values[layer], k.shape[2]
+        held, room = self._filled - self._first[layer], keys.shape[2]
+        window = self.windows[layer]
+        seen = held if window is None else min(held, window - 1)
+        if held + T > room and seen + T <= room:  # what is still seen moves to the front
+            for a in (keys, values):
+                a[:, :, :seen] = a[:, :, held - seen : held].copy()
+            self._first[layer], held = self._filled - seen, seen
+        if held + T <= room:
+            keys[:, :, held : held + T] = k
+            values[:, :, held : held + T] = v
+            return keys[:, :, held - seen : held + T], values[:, :, held - seen : held + T]
+        xp = array_module(keys)  # more new tokens than a rolling layer keeps
+        k = xp.concatenate((keys[:, :, held - seen : held], k), axis=2)
+        v = xp.concatenate((values[:, :, held - seen : held], v), axis=2)
+        self._long[layer] = (k, v)
+        return k, v
 
-    def advance(self, new_tokens: int, real: Array | None) -> None:
+    def advance(self, real: Array | None) -> None:
         """Count the new tokens in, after every layer has stored them; real is (B, S) or None."""
-        self.length += new_tokens
+        for layer, (k, v) in self._long.items():
+            kept = min(k.shape[2], (self.windows[layer] or 0) - 1)
+            self.keys[layer][:, :, :kept] = k[:, :, k.shape[2] - kept :]
+            self.values[layer][:, :, :kept] = v[:, :, k.shape[2] - kept :]
+            self._first[layer] = self._end - kept
+        self._long = {}
+        self.length = self._filled = self._end
         self.real = real
+        if self._remembers:
+            self._text, self._plans = self._next, self._next_plans
+
+    def truncate(self, length: int) -> None:
+        """Forget all tokens but the first `length`.
+
+        Raises:
+            ValueError: there are fewer, or a layer with a window has already let go of tokens that
+                the next one would see.
+        """
+        if not 0 <= length <= self.length:
+            raise ValueError(f"length must be from 0 to {self.length}, got {length}")
+        for window, first in zip(self.windows, self._first, strict=True):
+            if window is not None and first > max(0, length - window + 1):
+                raise ValueError(
+                    f"a window of W={window} has rolled on: tokens before {first} are gone, "
+                    f"and length={length} needs those from {max(0, length - window + 1)} on"
+                )
+        self.length, self._filled = length, min(self._filled, length)
+        self.real = None if self.real is None else self.real[:, :length]
+        if self._text is not None:
+            self._text = (self._text[0][:, :length], self._text[1][..., :length])
+
+    def _joined(self, positions: Array) -> Array:
+        """Return the positions of all tokens; some may be given for each row, some for all."""
+        xp = array_module(positions)
+        old = self._text[1] if self._text is not None else positions[..., :0]
+        if old.ndim != positions.ndim:
+            old, positions = (
+                xp.broadcast_to(a, (self.batch_size, a.shape[-1])) for a in (old, positions)
+            )
+        joined: Array = xp.concatenate((old, positions), axis=-1)
+        return joined
 
     def require_room(self, config: QwenConfig, batch_size: int, new_tokens: int) -> None:
         """Raise ValueError unless the cache fits the model and the batch, and has room."""
-        L, _, Hkv, _, Dh = self.keys.shape
+        _, Hkv, _, Dh = self.keys[0].shape
+        have = (len(self.keys), Hkv, Dh)
         want = (config.num_hidden_layers, config.num_key_value_heads, config.head_dim)
-        if (L, Hkv, Dh) != want:
-            raise ValueError(f"kv_cache is for (L, Hkv, Dh) = {(L, Hkv, Dh)}, the model has {want}")
+        if have != want:
+            raise ValueError(f"kv_cache is for (L, Hkv, Dh) = {have}, the model has {want}")
+        if self.windows != layer_windows(config):
+            raise ValueError(
+                f"kv_cache is for windows {self.windows}, the model has {layer_windows(config)}"
+            )
         if batch_size != self.batch_size:
             raise ValueError(f"kv_cache is for B={self.batch_size}, input_ids have B={batch_size}")
         if self.length + new_tokens > self.max_length:
@@ -116,7 +236,7 @@ class KVCache:
                 the new ones are real.
             new_tokens: T.
         """
-        xp = array_module(self.keys)
+        xp = array_module(self.keys[0])
         B, total = self.batch_size, self.length + new_tokens
         if new is not None and new.shape == (B, total):
             return xp.asarray(new)  # type: ignore[no-any-return]

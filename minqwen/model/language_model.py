@@ -17,17 +17,17 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ..backend import Array, array_module, at_least_float32
+from ..backend import Array, array_module
 from ..layers.dropout import DropoutCache, dropout_backward, dropout_forward
 from ..layers.embedding import EmbeddingCache, embedding_backward, embedding_forward
 from ..layers.linear import LinearCache, linear_backward, linear_forward
 from ..layers.rmsnorm import RMSNormCache, rmsnorm_backward, rmsnorm_forward
-from ..layers.rope import rope_inv_freq, rope_tables
 from ..params import Params, scopes, unscope
 from ..shapes import require_axes, require_bool, require_shape
 from .config import QwenConfig, check_params
 from .decoder_block import DecoderBlockCache, decoder_block_backward, decoder_block_forward
 from .kv_cache import KVCache
+from .layer_plan import layer_plans, position_tables, row_lengths
 
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 
@@ -88,7 +88,7 @@ def language_model_forward(
     past = 0 if kv_cache is None else kv_cache.length
     if past == 0:
         check_params(params, config)
-    if unsupported := config.unsupported(past + T):
+    if unsupported := config.unsupported():
         raise NotImplementedError(f"not supported yet: {', '.join(unsupported)}")
     table = params[EMBEDDING]
     xp = array_module(table)
@@ -109,23 +109,36 @@ def language_model_forward(
         require_shape("positions", positions, T=T)
     else:
         require_shape("positions", positions, B=B, T=T)
-    inv_freq = rope_inv_freq(config.head_dim, config.rope_theta, at_least_float32(table).name)
-    cos, sin = rope_tables(positions, xp.asarray(inv_freq))
+    plans = layer_plans(config, row_lengths(config, real, past + T), training)
+    key_positions = positions
+    if kv_cache is not None:
+        plans, input_ids, positions, key_positions = kv_cache.begin(plans, input_ids, positions)
+    tables = {p: position_tables(p, config, positions, key_positions, table) for p in set(plans)}
     rate = config.dropout if training else 0.0
     keep = kv_cache is None and not last_only
 
     x, embedding = embedding_forward(input_ids, table)  # (B, T, D)
     x, dropout = dropout_forward(x, rate, rng)
     blocks = []
-    for i, layer in enumerate(scopes(params, "model.layers", config.num_hidden_layers)):
+    layers = scopes(params, "model.layers", config.num_hidden_layers)
+    for i, (layer, plan) in enumerate(zip(layers, plans, strict=True)):
         x, block = decoder_block_forward(
-            x, layer, config, cos, sin, real=real, kv_cache=kv_cache, layer=i, dropout=rate, rng=rng
+            x,
+            layer,
+            config,
+            tables[plan],
+            real=real,
+            kv_cache=kv_cache,
+            layer=i,
+            dropout=rate,
+            rng=rng,
         )
         if keep:
             blocks.append(block)
     if kv_cache is not None:
-        kv_cache.advance(T, real)
-    x, norm = rmsnorm_forward(x[:, -1:] if last_only else x, params[NORM], config.rms_norm_eps)
+        kv_cache.advance(real)
+    x = x[:, -1:] if last_only else x[:, -T:]  # the cache may have asked for older tokens again
+    x, norm = rmsnorm_forward(x, params[NORM], config.rms_norm_eps)
     w_head = table if config.tie_word_embeddings else params[HEAD]
     logits, head = linear_forward(x, w_head)  # (B, T, V)
     if not keep:

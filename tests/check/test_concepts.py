@@ -60,6 +60,8 @@ def test_keeps_the_dtype_and_stays_close_to_float64(row, case, dtype):
     assert all(g.dtype == dt for g in grads)
 
     tolerance = {"float16": 2e-2, "bfloat16": 2e-1, "float32": 2e-5, "float64": 0.0}[dtype]
+    if row.name == "language_model":  # softmaxes near 0 and 1 leave small gradients of q and k
+        tolerance *= 3
     dy = np.random.default_rng(1).standard_normal(np.shape(y)).astype(dt).astype(np.float64)
     y64, grads64 = run(row, cast(inputs, np.float64), dy)
     for low, high in zip((y, *grads), (y64, *grads64), strict=True):
@@ -94,8 +96,11 @@ def test_runs_on_the_strict_fake_device_with_the_same_result(row, case, dtype, m
     install(monkeypatch)
     with count_syncs() as syncs:
         fake_y, fake_grads = run(row, to_fake(inputs), to_fake(dy))
-    # ids on the device are range-checked there: the only thing that may wait for it
-    assert set(syncs) <= {"int"}, dict(syncs)
+    # ids on the device are range-checked there, and two techniques need to know on the host where
+    # the tokens are: dual chunks, and NTK with rows of different length. Nothing else may wait.
+    looks = {"dual chunks": 2, "NTK": 1}
+    assert set(syncs) <= {"int", "asnumpy"}, dict(syncs)
+    assert syncs["asnumpy"] <= sum(n for technique, n in looks.items() if technique in case)
     assert syncs["int"] <= (
         2 if row.name in ("embedding", "cross_entropy", "language_model") else 0
     )

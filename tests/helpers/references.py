@@ -77,13 +77,20 @@ def attention(q, k, v, mask):
     return out
 
 
-def block_attention(q, k, v, real=None):
-    """Attention to the real ones of the tokens so far."""
+def block_attention(q, k, v, real=None, window=None):
+    """Attention to the real ones of the tokens so far, or of the last `window` of them."""
     B, T, S = q.shape[0], q.shape[2], k.shape[2]
     mask = np.empty((B, T, S), dtype=bool)
     for b, t, s in np.ndindex(B, T, S):
-        mask[b, t, s] = s <= S - T + t and (real is None or real[b, s])
+        distance = S - T + t - s
+        seen = distance >= 0 and (window is None or distance < window)
+        mask[b, t, s] = seen and (real is None or real[b, s])
     return attention(q, k, v, mask)
+
+
+def window(q, k, v, window):
+    """Attention to the last `window` tokens."""
+    return block_attention(q, k, v, None, window)
 
 
 def swiglu(x, w_gate, w_up, w_down):
@@ -103,9 +110,129 @@ def cross_entropy(logits, labels, counted=None):
     return sum(losses) / len(losses)
 
 
+def turned(x, positions, inv_freq, stretch=1.0):
+    """Turn pair (i, i + Dh/2) at position p by p * inv_freq[i] and make it `stretch` longer."""
+    B, H, T, Dh = x.shape
+    y = np.empty_like(x)
+    for b, h, t in np.ndindex(B, H, T):
+        p = int(positions[t] if positions.ndim == 1 else positions[b, t])
+        for i in range(Dh // 2):
+            pair = complex(x[b, h, t, i], x[b, h, t, i + Dh // 2])
+            pair *= stretch * complex(math.cos(p * inv_freq[i]), math.sin(p * inv_freq[i]))
+            y[b, h, t, i], y[b, h, t, i + Dh // 2] = pair.real, pair.imag
+    return y
+
+
+def ntk(x, positions, train_length, base=100.0):
+    """RoPE whose pair i is slower by alpha^(2i / (Dh - 2)), with the alpha of the released code."""
+    T, Dh = x.shape[2:]
+    alpha = max(1, 2 ** math.ceil(math.log2(T / train_length) + 1) - 1)
+    inv_freq = [base ** (-2 * i / Dh) / alpha ** (2 * i / (Dh - 2)) for i in range(Dh // 2)]
+    return turned(x, positions, inv_freq)
+
+
+def yarn(x, positions, truncate, base=100.0, factor=4.0, length=128, fast=8.0, slow=1.0):
+    """RoPE whose fast pairs stay and whose slow ones are divided by the factor, and longer."""
+    Dh = x.shape[-1]
+    # the index at which a pair makes n turns within the length, from 2 pi n = length * inv_freq
+    low, high = (Dh / 2 * math.log(length / (2 * math.pi * n), base) for n in (fast, slow))
+    if truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, Dh - 1)
+    inv_freq = []
+    for i in range(Dh // 2):
+        plain = base ** (-2 * i / Dh)
+        share = (i - low) / (high - low)
+        if i <= low:
+            inv_freq.append(plain)
+        elif i >= high:
+            inv_freq.append(plain / factor)
+        else:
+            inv_freq.append((1 - share) * plain + share * plain / factor)
+    return turned(x, positions, inv_freq, stretch=1 + math.log(factor) / 10)
+
+
+def logn(q, positions, train_length=3):
+    """A query at position p, times ln(p + 1) / ln(train_length) where that is above 1."""
+    y = np.empty_like(q)
+    for b, h, t, d in np.ndindex(q.shape):
+        p = int(positions[t] if positions.ndim == 1 else positions[b, t])
+        longer = p + 1 > train_length
+        y[b, h, t, d] = q[b, h, t, d] * (math.log(p + 1, train_length) if longer else 1)
+    return y
+
+
+def dual_chunk_distances(positions, c, w, highest=None):
+    """The matrix of relative positions that RoPE gets to see, from the paper's lists of positions.
+
+    M[i][j] for the query at positions[i] and the key at positions[j], j <= i; None elsewhere.
+    """
+    s = c - w  # tokens in a chunk
+    highest = c - 1 if highest is None else highest
+    keys = list(range(s))
+    intra = list(range(s))
+    succ = (list(range(s, highest + 1)) + [highest] * s)[:s]  # rises, then stays
+    M = [[None] * len(positions) for _ in positions]
+    for i, p in enumerate(positions):
+        for j in range(i + 1):
+            chunks_between = p // s - positions[j] // s
+            if chunks_between == 0:
+                place = intra[p % s]
+            elif chunks_between == 1:
+                place = succ[p % s]
+            else:
+                place = min(highest, 2 * s - 1)
+            M[i][j] = place - keys[positions[j] % s]
+    return M
+
+
+def dual_chunk_attention(q, k, v, positions, highest=None, real=None, c=5, w=2, base=100.0):
+    """Attention whose score for i, j is that of RoPE at the distance of dual_chunk_distances.
+
+    Neither q nor k is turned yet: each pair (a, b) of features is a complex number, and for a pair
+    of tokens the whole turn is by their distance.
+    """
+    B, H, T, Dh = q.shape
+    S, G = k.shape[2], H // k.shape[1]
+    out = np.zeros_like(q)
+    for b in range(B):
+        row = positions[b] if np.ndim(positions) == 2 else positions
+        M = dual_chunk_distances([int(p) for p in row], c, w, highest)
+        for h, t in np.ndindex(H, T):
+            seen = [j for j in range(S - T + t + 1) if real is None or real[b, j]]
+            weights = []
+            for j in seen:
+                score = 0.0
+                for i in range(Dh // 2):
+                    query = complex(q[b, h, t, i], q[b, h, t, i + Dh // 2])
+                    key = complex(k[b, h // G, j, i], k[b, h // G, j, i + Dh // 2])
+                    angle = M[S - T + t][j] * base ** (-2 * i / Dh)
+                    turn = complex(math.cos(angle), math.sin(angle))
+                    score += (query * turn * key.conjugate()).real
+                weights.append(math.exp(score / math.sqrt(Dh)))
+            for weight, j in zip(weights, seen, strict=True):
+                for d in range(Dh):
+                    out[b, h, t, d] += weight / sum(weights) * v[b, h // G, j, d]
+    return out
+
+
 REFERENCES = {
     f.__name__: f
-    for f in (linear, embedding, rmsnorm, rope, attention, block_attention, swiglu, cross_entropy)
+    for f in (
+        linear,
+        embedding,
+        rmsnorm,
+        rope,
+        attention,
+        block_attention,
+        window,
+        swiglu,
+        cross_entropy,
+        ntk,
+        yarn,
+        logn,
+        dual_chunk_attention,
+    )
 }
 
 

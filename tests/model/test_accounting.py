@@ -42,7 +42,7 @@ def test_shapes_are_those_of_the_run():
     config = small_config()
     _, cache = language_model_forward(random_params(config), config, np.zeros((3, 11), int))
     block, listed = cache.blocks[0], {op.name: op.shape for op in block_operations(config, 3, 11)}
-    assert listed["self_attn.q_rope"] == block.attention.shape
+    assert listed["self_attn.q_rope"] == block.self_attn.attention.shape
     assert listed["mlp.gate_proj"] == block.mlp.gate.shape
     assert listed["input_layernorm"] == block.input_norm.x.shape
     assert listed["self_attn.o_proj"] == block.mlp_norm.x.shape

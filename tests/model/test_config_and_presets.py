@@ -8,6 +8,7 @@ import pytest
 
 from minqwen.model.config import QwenConfig, check_params, param_shapes
 from minqwen.model.init import init_params
+from minqwen.model.layer_plan import layer_windows
 from minqwen.model.presets import PRESETS, preset
 from minqwen.params import count
 
@@ -81,8 +82,9 @@ def test_reads_the_config_of_the_first_qwen():
     )
     assert param_shapes(config) == param_shapes(preset("qwen-7b"))
     assert config.max_position_embeddings == 8192
-    assert config.unsupported(8192) == []
-    assert config.unsupported(8193) == ["use_dynamic_ntk", "use_logn_attn"]
+    assert config.use_dynamic_ntk
+    assert config.use_logn_attn
+    assert config.unsupported() == []
 
 
 @pytest.mark.parametrize(
@@ -104,8 +106,8 @@ def test_reads_the_config_of_the_first_qwen():
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps must be a number above 0"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\)"),
         ({"tie_word_embeddings": "false"}, "tie_word_embeddings must be true or false"),
-        ({"extra": {"rope_scaling": "yarn"}}, "rope_scaling must be an object or null"),
-        ({"extra": {"sliding_window": "4"}}, "sliding_window must be a whole number or null"),
+        ({"rope_scaling": "yarn"}, "rope_scaling must be an object or null"),
+        ({"sliding_window": "4"}, "sliding_window must be a whole number or null"),
         ({"hidden_act": "gelu"}, 'hidden_act must be "silu"'),
         ({"model_type": "llama"}, "model_type must be one of qwen, qwen2"),
     ],
@@ -129,15 +131,11 @@ def test_missing_fields_and_broken_files_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("extra", "what"),
     [
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_scaling"),
-        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_scaling"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6}}, "rope_scaling"),
+        ({"rope_scaling": {"rope_type": "longrope", "factor": 4.0}}, "rope_scaling"),
+        ({"rope_scaling": {"type": "mrope"}}, "rope_scaling"),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e6}}, "rope_scaling"),
         ({"model_type": "qwen2_moe"}, "mixture of experts"),
         ({"model_type": "qwen3"}, "normalised queries and keys"),
-        (
-            {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
-            "sliding windows",
-        ),
     ],
 )
 def test_what_is_not_computed_yet_is_refused_and_not_ignored(extra, what):
@@ -149,13 +147,15 @@ def test_what_is_not_computed_yet_is_refused_and_not_ignored(extra, what):
         language_model_forward(params, config, np.zeros((1, 5), int))
 
 
-def test_a_switched_off_or_long_window_is_no_obstacle():
-    for extra in (
-        {"use_sliding_window": False, "sliding_window": 4, "max_window_layers": 0},
-        {"use_sliding_window": True},
-        {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 2},  # of 2 layers
+def test_which_layers_have_a_window():
+    for extra, windows in (
+        ({"use_sliding_window": False, "sliding_window": 4, "max_window_layers": 0}, (None, None)),
+        ({"use_sliding_window": True}, (None, None)),  # from layer 28 on
+        ({"use_sliding_window": True, "max_window_layers": 1}, (None, 4096)),
+        ({"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 0}, (4, 4)),
+        ({"layer_windows": [2, None], "use_sliding_window": True}, (2, None)),
     ):
-        assert QwenConfig.from_dict({**SMALL, **extra}).unsupported(100) == []
+        assert layer_windows(QwenConfig.from_dict({**SMALL, **extra})) == windows
 
 
 def test_fresh_parameters():

@@ -18,9 +18,11 @@ def attention(q, k, v, mask):
     return torch.softmax(scores, -1).nan_to_num(0) @ v
 
 
-def block_attention(q, k, v, real):
+def block_attention(q, k, v, real, window):
     T, S = q.shape[2], k.shape[2]
     mask = torch.ones(T, S, dtype=torch.bool).tril(S - T)
+    if window is not None:
+        mask = mask.triu(S - T - window + 1)
     mask = mask if real is None else mask & real[:, None]
     return attention(q, k, v, mask)
 
@@ -63,7 +65,7 @@ def test_value_and_gradients(name, case):
     grads = [g for g in (grads if isinstance(grads, tuple) else (grads,)) if g is not None]
 
     tensors = [torch.from_numpy(x) if isinstance(x, np.ndarray) else x for x in inputs]
-    floats = [t.requires_grad_() for t in tensors if t is not None and t.is_floating_point()]
+    floats = [t.requires_grad_() for t in tensors if torch.is_tensor(t) and t.is_floating_point()]
     theirs = THEIRS[name](*tensors)
     theirs.backward(torch.from_numpy(dy))
     for ours, want in zip((y, *grads), (theirs.detach(), *(t.grad for t in floats)), strict=True):

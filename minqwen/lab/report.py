@@ -1,0 +1,148 @@
+"""What the laboratory writes: a page, the table as Markdown, and the plots, from results.json."""
+
+from __future__ import annotations
+
+import html
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..tour_page import STYLE, figure, table
+from .findings import REPORT, Numbers, findings
+from .plots import draw_lengths, draw_positions, draw_windows
+from .results import Results
+from .settings import MULTIPLES
+from .techniques import TECHNIQUES
+
+SHOWN = ("plain", "ntk", "ntk_logn", "ntk_logn_window", "yarn", "dca", "dca_yarn")
+TITLES = {
+    "report": "the report's rows, each on top of the one above",
+    "more": "others, each by itself",
+    "windows": "windows both ways round",
+}
+
+
+def write_report(folder: Path, results: Results) -> Path:
+    """Write index.html, table.md and the plots; none ever stands there half-written.
+
+    Returns:
+        The page.
+    """
+    n = Numbers(results, int(results.facts["settings"]["train_length"]))
+    plots = {
+        "perplexity.png": draw_lengths(n, SHOWN),
+        "positions.png": draw_positions(n, SHOWN),
+        "windows.png": draw_windows(n),
+    }
+    for name, drawing in plots.items():
+        drawing.savefig(folder / f"part.{name}", dpi=130, bbox_inches="tight")
+        os.replace(folder / f"part.{name}", folder / name)
+    _write(folder / "table.md", markdown(n, results.facts))
+    _write(folder / "index.html", page(n, results.facts, list(plots.values())))
+    return folder / "index.html"
+
+
+def _write(path: Path, text: str) -> None:
+    aside = path.with_name(path.name + ".part")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)
+
+
+def table_rows(n: Numbers, group: str) -> list[list[str]]:
+    """Return the rows of a group: label, and perplexity at each length with its change.
+
+    In "report" the standard error is that of the difference to the row above.
+    """
+    rows = []
+    for technique in TECHNIQUES:
+        if technique.group == group:
+            values = [f"{n.perplexity(technique.name, k):.2f}" for k in MULTIPLES]
+            rows.append([technique.label, *values])
+    return rows
+
+
+def about(facts: dict[str, Any]) -> str:
+    """Return one paragraph: what was trained on what, and what was measured."""
+    s, t = facts["settings"], facts["training"]
+    return (
+        f"A Qwen2 with {s['num_hidden_layers']} layers, width {s['hidden_size']} and "
+        f"{t['parameters']:,} parameters (rope_theta {s['rope_theta']:g}) was trained on "
+        f"{t['tokens']:,} tokens of Python's standard library, in texts of {s['train_length']} "
+        f"tokens: {s['steps']} steps, {t['seconds']:.0f} seconds, seed {s['seed']}; loss "
+        f"{t['loss']:.2f}, {t['validation_loss']:.2f} on files it never saw. Perplexity is over "
+        f"the same {s['measured_tokens']:,} tokens of such files at every length. "
+        f"{facts['machine']}, minqwen {__version__}."
+    )
+
+
+NOTES = (
+    "± is one standard error of the difference, over stretches of the text that both rows read. It "
+    "knows nothing about another seed or another training: small differences may turn round there."
+)
+
+
+def head(n: Numbers) -> list[str]:
+    """Return the first row of the table."""
+    return ["perplexity at", *(f"{k * n.train_length} ({k} L0)" for k in MULTIPLES)]
+
+
+def markdown(n: Numbers, facts: dict[str, Any]) -> str:
+    """Return the table and the findings as Markdown."""
+    lines = ["# Long context: which technique keeps up", "", about(facts), ""]
+
+    def put(rows: Sequence[Sequence[str]], align: str) -> None:
+        lines.append("| " + " | ".join(rows[0]) + " |")
+        lines.append("| --- |" + align * (len(rows[0]) - 1))
+        lines.extend("| " + " | ".join(row) + " |" for row in rows[1:])
+        lines.append("")
+
+    body = [head(n)]
+    for group, title in TITLES.items():
+        body += [[f"*{title}*", *[""] * len(MULTIPLES)], *table_rows(n, group)]
+    put(body, " ---: |")
+    lines += ["## Against the report", ""]
+    put([["the report says", "it measured", "we measured", "verdict"], *findings(n)], " --- |")
+    lines += [NOTES, ""]
+    return "\n".join(lines)
+
+
+def page(n: Numbers, facts: dict[str, Any], plots: Sequence[Any]) -> str:
+    """Return the page, with its plots inside."""
+    numbers = set(range(1, len(MULTIPLES) + 1))
+    found = findings(n)
+    verdicts = [f.verdict for f in found]
+    count = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts))
+    report = [[label, *(f"{v:.2f}" for v in row)] for label, row in zip(
+        ("7B", "+ dynamic NTK", "+ LogN", "+ window"), REPORT.values(), strict=True)]  # fmt: skip
+    parts = [
+        "<h1>Trained short, read long</h1>",
+        f"<p class=lead>{html.escape(about(facts))}</p>",
+        "<h2>1 The table</h2><p>In the shape of the Qwen report's Table 3. Everything is the same "
+        "trained model; a row changes only the rule by which it reads.</p>",
+    ]
+    for group, title in TITLES.items():
+        parts += [f"<p><b>{title}</b></p>", table(head(n), table_rows(n, group), numbers)]
+    lengths = [f"{2048 * k // 2} ({k / 2:g} L0)" for k in (1, 2, 4, 8, 16)]
+    parts += [
+        "<p><b>the report, Table 3: Qwen-7B, trained at 2048</b></p>",
+        table(["perplexity at", *lengths], report, numbers),
+        "<h2>2 Perplexity against length</h2>",
+        figure(plots[0], "Perplexity against length, ours and the report's."),
+        "<h2>3 Inside the longest text</h2><p>Where in the text it goes wrong. Plain reading is "
+        "good up to the trained length and bad behind it.</p>",
+        figure(plots[1], "Perplexity against the position within the longest texts."),
+        "<h2>4 Windows: short ones low, or short ones high?</h2>",
+        figure(plots[2], "The same windows both ways round."),
+        f"<h2>5 Where we agree with the report, and where not</h2><p>{count}.</p>",
+        table(["the report says", "it measured", "we measured", "verdict"],
+              [list(f) for f in found], set()),
+        f"<p>{html.escape(NOTES)}</p>",
+    ]  # fmt: skip
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8>"
+        "<meta name=viewport content='width=device-width, initial-scale=1'>"
+        f"<title>minqwen lab long-context</title><link rel=icon href='data:,'><style>{STYLE}"
+        f"</style><body><main>{''.join(parts)}</main></body></html>\n"
+    )
