@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..tour_page import new_figure
-from .findings import REPORT, Numbers
+from .findings import REPORT
+from .numbers import Numbers
 from .settings import MULTIPLES
 from .techniques import BY_NAME
 
@@ -22,7 +23,8 @@ STYLES: dict[str, tuple[str, str, str]] = {  # technique -> colour, line, marker
     "window": ("#2b7a4b", ":", "d"),
     "yarn": ("#1f5fa8", "--", "v"),
     "dca": ("#8a3fa0", "--", "P"),
-    "dca_yarn": ("#c0408a", "--", "*"),
+    "dca_temperature": ("#c0408a", "--", "*"),
+    "dca_yarn": ("#c0408a", ":", "*"),
 }
 LABELS = {"ntk_logn": "NTK + LogN", "ntk": "NTK", "ntk_logn_window": "NTK + LogN + window"}
 

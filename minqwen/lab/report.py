@@ -10,13 +10,14 @@ from typing import Any
 
 from .. import __version__
 from ..tour_page import STYLE, figure, table
-from .findings import REPORT, Numbers, findings
+from .findings import REPORT, findings
+from .numbers import Numbers
 from .plots import draw_lengths, draw_positions, draw_windows
 from .results import Results
 from .settings import MULTIPLES
 from .techniques import TECHNIQUES
 
-SHOWN = ("plain", "ntk", "ntk_logn", "ntk_logn_window", "yarn", "dca", "dca_yarn")
+SHOWN = ("plain", "ntk", "ntk_logn", "ntk_logn_window", "yarn", "dca", "dca_temperature")
 TITLES = {
     "report": "the report's rows, each on top of the one above",
     "more": "others, each by itself",

@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ..long_context.window import ladder_windows
+from ..long_context.yarn import yarn_attention_factor
 from ..model.config import QwenConfig
 
 
@@ -75,6 +76,15 @@ def yarn(config: QwenConfig, length: int) -> dict[str, Any]:
     }
 
 
+def temperature(config: QwenConfig, length: int) -> dict[str, Any]:
+    """Return rope_scaling with the temperature of YaRN, but the frequencies of training.
+
+    Qwen2 names YaRN for rescaling the attention weights, and vLLM's DCA does only that.
+    """
+    longer = length / config.max_position_embeddings
+    return yarn(config, 0) | {"attention_factor": yarn_attention_factor(longer)}
+
+
 def interpolation(config: QwenConfig, length: int) -> dict[str, Any]:
     """Return rope_scaling that squeezes the positions into the trained range."""
     factor = max(1.0, length / config.max_position_embeddings)
@@ -109,6 +119,14 @@ TECHNIQUES = (
     ),
     Technique("yarn", "YaRN", "more", lambda c, T: replace(c, rope_scaling=yarn(c, T))),
     Technique("dca", "DCA", "more", lambda c, T: replace(c, dual_chunk_attention_config=chunks(c))),
+    Technique(
+        "dca_temperature",
+        "DCA + YaRN's temperature",
+        "more",
+        lambda c, T: replace(
+            c, dual_chunk_attention_config=chunks(c), rope_scaling=temperature(c, T)
+        ),
+    ),
     Technique(
         "dca_yarn",
         "DCA + YaRN",

@@ -68,15 +68,15 @@ def keys_before(chunk: Array, key_chunk: Array) -> list[int]:
 
 
 def scores_of_pieces(
-    queries: list[Array], k: Array, padding_bias: Array | None, rows: slice, pieces: list[Piece]
+    queries: list[Array], k: Array, bias: Array | None, rows: slice, pieces: list[Piece]
 ) -> Array:
     """Return (B*Hkv, rows*G, e) scores of these queries against all keys so far."""
     xp, (BHkv, T, G, _) = array_module(k), queries[0].shape
     e = k.shape[1] - T + rows.stop
     scores: Array = xp.zeros((BHkv, (rows.stop - rows.start) * G, e), dtype=k.dtype)
     for b, keys, picked in pieces:
-        piece = tile_scores(queries[b], k, padding_bias, rows, keys, None)
-        scores[:, :, keys] = (
-            piece if picked is None else xp.where(picked, piece, scores[:, :, keys])
-        )
+        piece = tile_scores(queries[b], k, bias, rows, keys, None)
+        if picked is not None:
+            piece = xp.where(picked, piece, scores[:, :, keys])
+        scores[:, :, keys] = piece
     return scores

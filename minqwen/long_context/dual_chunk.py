@@ -20,8 +20,8 @@ their sums: out = sum_b exp(L_b - L) out_b with L = log sum_b exp(L_b). As out_b
 exp(s_ij - L_b) v_j, this is sum_j exp(s_ij - L) v_j: one softmax over all keys, which we run.
 
 Blocks of queries as in block_attention.py. They end where a chunk ends, so each key is of one line
-of the table and needs one product: the price is that of plain attention. Only where padding moves
-the chunks of some rows are the keys in between multiplied twice, and a mask picks.
+of the table and needs one product, as in plain attention. Only where padding moves the chunks of
+some rows are the keys in between multiplied twice, and a mask picks.
 
 The gradient. As in attention.py, with one dq for each place of the query, turned back from there:
 
@@ -41,7 +41,7 @@ import numpy as np
 
 from ..backend import Array, DType, array_module, to_numpy, widen
 from ..layers.attention import group_heads
-from ..layers.block_attention import matrix
+from ..layers.block_attention import matrix, tile_gradients
 from ..layers.rope import RopeCache, rope_backward, rope_forward
 from ..shapes import require_shape
 from .chunk_pieces import Chunks, key_pieces, row_blocks, scores_of_pieces
@@ -76,7 +76,7 @@ class DualChunkCache(NamedTuple):
     ropes: list[RopeCache]  # of the three
     k: Array  # (B*Hkv, S, Dh) turned
     v: Array  # (B*Hkv, S, Dh)
-    padding_bias: Array | None  # (B*Hkv, 1, S) 0 for a real key, -inf for padding
+    bias: Array | None  # (B*Hkv, 1, S) 0 for a real key, -inf for padding
     out: Array  # (B*Hkv, T, G, Dh)
     lse: Array  # (B*Hkv, T, G, 1) log of the sum of exponentials, one per query
     chunks: Chunks  # (1, T) or (B, T), (1, S) or (B, S) int, on the host
@@ -121,7 +121,7 @@ def dual_chunk_attention_forward(
     array([1., 2.])
     """
     xp = array_module(q)
-    grouped, k, v, padding_bias, scale, shape, dtype = group_heads(q, k, v, real, scale, None)
+    grouped, k, v, bias, scale, shape, dtype = group_heads(q, k, v, real, scale, None)
     (B, _, T, Dh), (BHkv, _, G, _), S = shape, grouped.shape, k.shape[1]
     for name, sizes in (("query_chunk", {"T": T}), ("key_chunk", {"S": S})):
         chunk = getattr(tables, name)
@@ -137,7 +137,7 @@ def dual_chunk_attention_forward(
     out, lse = xp.empty_like(grouped), xp.empty_like(grouped[..., :1])
     for rows in row_blocks(chunks[0], block):
         pieces = list(key_pieces(chunks, rows, BHkv // B, G, like=k))
-        scores = scores_of_pieces(queries, k, padding_bias, rows, pieces)  # (B*Hkv, rows*G, e)
+        scores = scores_of_pieces(queries, k, bias, rows, pieces)  # (B*Hkv, rows*G, e)
         peak = xp.maximum(scores.max(axis=-1, keepdims=True), np.finfo(scores.dtype).min)
         scores -= peak
         weights = xp.exp(scores, out=scores)
@@ -149,13 +149,13 @@ def dual_chunk_attention_forward(
     y = out.swapaxes(1, 2).reshape(shape).astype(dtype, copy=False)  # (B, H, T, Dh)
     ropes = [cache for _, cache in turned]
     return y, DualChunkCache(
-        queries, ropes, k, v, padding_bias, out, lse, chunks, block, scale, shape, dtype
+        queries, ropes, k, v, bias, out, lse, chunks, block, scale, shape, dtype
     )
 
 
 def dual_chunk_attention_backward(dout: Array, cache: DualChunkCache) -> tuple[Array, Array, Array]:
     """Return (dq, dk, dv) from dout (B, H, T, Dh): of q before turning, of k after turning."""
-    queries, ropes, k, v, padding_bias, out, lse, chunks, block, scale, shape, dtype = cache
+    queries, ropes, k, v, bias, out, lse, chunks, block, scale, shape, dtype = cache
     xp = array_module(k)
     (B, H, T, Dh), (BHkv, _, G, _) = shape, out.shape
     require_shape("dout", dout, B=B, H=H, T=T, Dh=Dh)
@@ -166,14 +166,10 @@ def dual_chunk_attention_backward(dout: Array, cache: DualChunkCache) -> tuple[A
     dk, dv = xp.zeros_like(k), xp.zeros_like(v)
     for rows in row_blocks(chunks[0], block):
         pieces = list(key_pieces(chunks, rows, BHkv // B, G, like=k))
-        probs = scores_of_pieces(queries, k, padding_bias, rows, pieces)  # (B*Hkv, rows*G, e)
-        probs -= matrix(lse, rows)
-        probs = xp.exp(probs, out=probs)
-        e, dout_rows = probs.shape[-1], matrix(dout, rows)
-        dv[:, :e] += probs.swapaxes(-1, -2) @ dout_rows
-        dscores = dout_rows @ v[:, :e].swapaxes(-1, -2)
-        dscores -= matrix(delta, rows)
-        dscores *= probs
+        scores = scores_of_pieces(queries, k, bias, rows, pieces)  # (B*Hkv, rows*G, e)
+        of_rows = (matrix(x, rows) for x in (lse, dout, delta))
+        dscores, dv_keys = tile_gradients(scores, v[:, : scores.shape[-1]], *of_rows)
+        dv[:, : scores.shape[-1]] += dv_keys
         for b, keys, picked in pieces:
             ds = dscores[:, :, keys] if picked is None else dscores[:, :, keys] * picked
             dqueries[b][:, rows] += (ds @ k[:, keys]).reshape(BHkv, -1, G, Dh)

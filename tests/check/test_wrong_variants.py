@@ -157,14 +157,14 @@ BACKWARD = [
     (
         "dual_chunk_attention",
         "only the last block counts for dv",
-        "dv[:, :e] +=",
-        "dv[:, :e] =",
+        "dv[:, : scores.shape[-1]] +=",
+        "dv[:, : scores.shape[-1]] =",
     ),
     (
         "dual_chunk_attention",
         "delta lost",
-        "dscores -= matrix(delta, rows)",
-        "dscores -= 0",
+        "for x in (lse, dout, delta))",
+        "for x in (lse, dout, 0 * delta))",
     ),
     (
         "dual_chunk_attention",
@@ -519,12 +519,12 @@ CAUSAL_MASK = [
 CHUNK_PIECES = [
     (
         "chunk before hidden by a causal mask",
-        "piece = tile_scores(queries[b], k, padding_bias, rows, keys, None)",
-        "piece = tile_scores(queries[b], k, padding_bias, rows, keys, None); piece = xp.where(xp.tri(*piece.shape[1:], dtype=bool), piece, -xp.inf) if b == 1 else piece",
+        "piece = tile_scores(queries[b], k, bias, rows, keys, None)",
+        "piece = tile_scores(queries[b], k, bias, rows, keys, None); piece = xp.where(xp.tri(*piece.shape[1:], dtype=bool), piece, -xp.inf) if b == 1 else piece",
     ),
     (
         "overlapping pieces not told apart",
-        "piece if picked is None else xp.where(picked, piece, scores[:, :, keys])",
+        "xp.where(picked, piece, scores[:, :, keys])",
         "piece",
     ),
     (

@@ -5,12 +5,14 @@ cast to float32 on the way. Here those four are written again in the dtype of th
 """
 
 import contextlib
+from unittest import mock
 
 
 @contextlib.contextmanager
 def float64_transformers():
     """Within this block the Qwen2 code of transformers computes in float64 throughout."""
     import torch
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
     from transformers.models.qwen2 import modeling_qwen2 as hf
 
     def norm(self, x):
@@ -19,13 +21,16 @@ def float64_transformers():
         )
 
     def rotary(self, x, position_ids):
-        base = self.config.rope_parameters["rope_theta"]
-        dim = getattr(self.config, "head_dim", None)
-        dim = dim or self.config.hidden_size // self.config.num_attention_heads
-        inv_freq = base ** -(torch.arange(0, dim, 2, dtype=x.dtype) / dim)
+        kind = self.config.rope_parameters["rope_type"]
+        make = self.compute_default_rope_parameters
+        if kind != "default":
+            make = ROPE_INIT_FUNCTIONS[kind]
+        options = {"seq_len": int(position_ids.max()) + 1} if kind == "dynamic" else {}
+        with mock.patch.multiple(torch, float=x.dtype, float32=x.dtype):  # which it names
+            inv_freq, factor = make(self.config, **options)
         angles = position_ids[..., None].to(x.dtype) * inv_freq
         angles = torch.cat((angles, angles), dim=-1)
-        return angles.cos(), angles.sin()
+        return angles.cos() * factor, angles.sin() * factor
 
     def attention(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
         key = hf.repeat_kv(key, module.num_key_value_groups)

@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytestmark = pytest.mark.parity
 
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
 CASES = {
     "gqa, head_dim not D / H": {},
     "tied": {"tie_word_embeddings": True},
@@ -19,6 +20,37 @@ CASES = {
     "mqa": {"num_key_value_heads": 1},
     "base 1e6, eps 1e-5": {"rope_theta": 1e6, "rms_norm_eps": 1e-5},
     "D / H": {"hidden_size": 36, "num_attention_heads": 6, "head_dim": 6},
+    "linear": {"rope_scaling": {"rope_type": "linear", "factor": 2.5}},
+    "dynamic, 13 tokens of 5": {
+        "rope_scaling": {"rope_type": "dynamic", "factor": 3.0},
+        "max_position_embeddings": 5,
+    },
+    "dynamic, short enough": {
+        "rope_scaling": {"rope_type": "dynamic", "factor": 3.0},
+        "max_position_embeddings": 13,
+    },
+    "yarn": {"rope_scaling": YARN, "max_position_embeddings": 128},
+    "yarn, attention factor": {
+        "rope_scaling": {**YARN, "attention_factor": 1.7, "beta_fast": 5.0, "truncate": False},
+        "max_position_embeddings": 128,
+    },
+    "windows from layer 1": {
+        "use_sliding_window": True,
+        "sliding_window": 3,
+        "max_window_layers": 1,
+    },
+    "windows everywhere": {
+        "use_sliding_window": True,
+        "sliding_window": 5,
+        "max_window_layers": 0,
+    },
+    "layer types, yarn": {
+        "use_sliding_window": True,
+        "sliding_window": 2,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "rope_scaling": YARN,
+        "max_position_embeddings": 128,
+    },
 }
 
 
@@ -46,7 +78,12 @@ def worst(ours, theirs):
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
-def batch(padding):
+def batch(padding, case=""):
+    """Return ids, labels and a mask.
+
+    Dynamic NTK: transformers takes the longest row's length for the whole batch, we take each
+    row's own, so there all rows are of one length.
+    """
     rng = np.random.default_rng(3)
     ids, labels = rng.integers(0, 61, (2, 3, 13))
     mask = None
@@ -56,6 +93,8 @@ def batch(padding):
             mask[1, :5] = mask[2, :11] = False
         else:
             mask[1, 9:] = mask[2, 4:] = False
+        if "dynamic" in case:
+            mask[:] = mask[1]
         labels = np.where(mask, labels, -100)
     labels[0, 4] = -100
     return ids, labels, mask
@@ -66,7 +105,7 @@ def batch(padding):
 def test_float64(case, padding):
     config = small_config(**CASES[case])
     params = random_params(config)
-    ids, labels, mask = batch(padding)
+    ids, labels, mask = batch(padding, case)
     with float64_transformers():
         (logits, loss, grads), (their_logits, their_loss, theirs) = run_both(
             config, params, ids, labels, mask
@@ -79,11 +118,13 @@ def test_float64(case, padding):
     assert max(errors.values()) < 1e-9, max(errors.items(), key=lambda item: item[1])
 
 
-@pytest.mark.parametrize("case", ["gqa, head_dim not D / H", "tied"])
+@pytest.mark.parametrize(
+    "case", ["gqa, head_dim not D / H", "tied", "yarn", "dynamic, 13 tokens of 5", "linear"]
+)
 def test_float32(case):
     config = small_config(**CASES[case])
     params = random_params(config, dtype="float32")
-    ids, labels, mask = batch("left")
+    ids, labels, mask = batch("left", case)
     (logits, loss, grads), (their_logits, their_loss, theirs) = run_both(
         config, params, ids, labels, mask
     )

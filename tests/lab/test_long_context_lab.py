@@ -1,0 +1,387 @@
+"""The laboratory: what it writes, what it keeps, what it refuses, and what it concludes."""
+
+import argparse
+import json
+import math
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minqwen.commands import lab as command
+from minqwen.lab import long_context, settings
+from minqwen.lab.findings import AGREES, DISAGREES, REPORT, findings
+from minqwen.lab.long_context import long_context_lab, prepare_text
+from minqwen.lab.measure import difference, measure, token_losses
+from minqwen.lab.numbers import Gain, Numbers
+from minqwen.lab.results import Results
+from minqwen.lab.settings import MULTIPLES, LabSettings
+from minqwen.lab.techniques import BY_NAME, TECHNIQUES
+from minqwen.model.init import init_params
+from minqwen.training.accumulate import evaluate
+from minqwen.training.metrics import Metrics
+
+pytest.importorskip("matplotlib")
+
+TINY = LabSettings(
+    train_length=16,
+    hidden_size=16,
+    num_hidden_layers=2,
+    intermediate_size=24,
+    vocab_size=280,
+    text_bytes=800_000,
+    steps=4,
+    batch_size=4,
+    peak_lr=1e-2,
+    measured_tokens=512,
+)
+EXACT = ("ntk", "logn", "ntk_logn", "ntk_logn_window", "window", "lower_half", "all_layers")
+
+
+def run(folder, settings=TINY, lines=None):
+    lines = [] if lines is None else lines
+    return long_context_lab(Path(folder), settings, progress=False, say=lines.append)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A laboratory that ran once; tests that change something take a copy."""
+    folder = tmp_path_factory.mktemp("lab") / "finished"
+    lines = []
+    run(folder, lines=lines)
+    return folder, lines
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    return Path(shutil.copytree(finished[0], tmp_path / "copy"))
+
+
+@pytest.fixture(scope="module")
+def model():
+    config = replace(TINY.config(50), initializer_range=0.5)
+    rng = np.random.default_rng(0)
+    return init_params(config, rng), config, rng.integers(0, 50, 65).astype(np.int32)
+
+
+def values_of(folder):
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+
+
+# --- measuring ---------------------------------------------------------------------------------
+
+
+def test_every_length_scores_the_same_tokens(model):
+    params, config, stream = model
+    for length in (8, 16, 64):
+        losses = token_losses(params, config, stream, length)
+        assert losses.shape == (64 // length, length)
+        rows = np.stack([stream[i : i + length + 1] for i in range(0, 64, length)])
+        assert losses.mean() == pytest.approx(evaluate(params, config, rows, 3), rel=1e-5)
+    short, long = (token_losses(params, config, stream, length).ravel() for length in (8, 64))
+    np.testing.assert_allclose(short[:8], long[:8], rtol=1e-4)  # they have seen the same
+    assert abs(short[8] - long[8]) > 1e-3  # the first token of the second text has seen nothing
+
+
+def test_batches_change_nothing(model, monkeypatch):
+    params, config, stream = model
+    together = token_losses(params, config, stream, 8)
+    monkeypatch.setattr("minqwen.lab.measure.BATCH_TOKENS", 24)
+    np.testing.assert_allclose(token_losses(params, config, stream, 8), together, rtol=1e-4)
+
+
+def test_a_stream_that_does_not_fit_is_refused(model):
+    params, config, stream = model
+    with pytest.raises(ValueError, match=r"n \* length \+ 1 tokens with length=7, got 65"):
+        token_losses(params, config, stream, 7)
+
+
+def test_a_cell_is_the_mean_cut_in_two_ways(model):
+    params, config, stream = model
+    cell = measure(params, config, stream, 8, stretch=32, buckets=4)
+    losses = token_losses(params, config, stream, 8)
+    assert cell["perplexity"] == pytest.approx(math.exp(losses.mean()))
+    np.testing.assert_allclose(cell["stretches"], [losses[:4].mean(), losses[4:].mean()])
+    np.testing.assert_allclose(cell["by_position"], losses.mean(axis=0).reshape(4, 2).mean(axis=1))
+
+
+def test_nan_is_not_a_result(model):
+    params, config, stream = model
+    params = {key: np.full_like(w, np.nan) for key, w in params.items()}
+    with pytest.raises(FloatingPointError, match="the loss at length 8 is nan"):
+        measure(params, config, stream, 8, stretch=32, buckets=4)
+
+
+def test_the_error_is_that_of_the_paired_difference():
+    hard, easy = {"stretches": [9.0, 1.0, 5.0]}, {"stretches": [8.0, 0.0, 3.0]}
+    mean, error = difference(hard, easy)  # 1, 1, 2
+    assert mean == pytest.approx(4 / 3)
+    assert error == pytest.approx(np.std([1, 1, 2], ddof=1) / math.sqrt(3))
+
+
+# --- techniques --------------------------------------------------------------------------------
+
+
+def test_every_technique_changes_how_the_same_parameters_read():
+    config = TINY.config(280)
+    for technique in TECHNIQUES[1:]:
+        changed = technique.config(config, 256)
+        assert changed != config, technique.name
+        assert not changed.unsupported(), technique.name
+    assert len(BY_NAME) == len(TECHNIQUES)
+    low, high = (BY_NAME[n].config(config, 64).layer_windows for n in ("window", "window_reversed"))
+    assert low == high[::-1] == sorted(low)
+    assert min(low) == TINY.train_length
+    halves = [BY_NAME[n].config(config, 64).layer_windows for n in ("lower_half", "upper_half")]
+    assert halves == [[16, None], [None, 16]]
+
+
+def test_yarn_follows_the_length_and_only_the_temperature_goes_with_dca():
+    config = TINY.config(280)
+    assert BY_NAME["yarn"].config(config, 64).rope_scaling["factor"] == 4
+    scaling = BY_NAME["dca_temperature"].config(config, 64).rope_scaling
+    assert scaling["factor"] == 1
+    assert scaling["attention_factor"] == pytest.approx(0.1 * math.log(4) + 1)
+
+
+# --- the whole ---------------------------------------------------------------------------------
+
+
+def test_writes_table_plots_and_page(finished):
+    folder, lines = finished
+    cells = values_of(folder)["cells"]
+    assert set(cells) == set(BY_NAME)
+    for row in cells.values():
+        assert [int(length) for length in row] == [16 * k for k in MULTIPLES]
+        for cell in row.values():
+            assert cell["perplexity"] == math.exp(cell["nll"])
+            assert np.mean(cell["stretches"]) == pytest.approx(cell["nll"])
+            assert np.mean(cell["by_position"]) == pytest.approx(cell["nll"])
+    for name in ("perplexity.png", "positions.png", "windows.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+    table = (folder / "table.md").read_text(encoding="utf-8")
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    for technique in TECHNIQUES:
+        value = f"{cells[technique.name]['256']['perplexity']:.2f}"
+        row = next(r for r in table.splitlines() if r.startswith(f"| {technique.label} |"))
+        assert value in row
+        assert any(line.startswith(technique.label) and value in line for line in lines)
+        assert value in page
+    assert page.count("data:image/png") == 3
+    assert not list(folder.glob("*.part")) + list(folder.glob("part.*"))
+
+
+def test_up_to_the_trained_length_rows_are_the_same(finished):
+    """Bit for bit where nothing may act; by rounding where the same is computed another way."""
+    cells = values_of(finished[0])["cells"]
+    plain = cells["plain"]["16"]
+    for name in EXACT:
+        assert cells[name]["16"]["stretches"] == plain["stretches"], name
+        assert cells[name]["16"]["by_position"] == plain["by_position"], name
+    for name in set(BY_NAME) - set(EXACT):
+        assert cells[name]["16"]["nll"] == pytest.approx(plain["nll"], rel=1e-5), name
+    for name in set(BY_NAME) - {"plain"}:
+        assert cells[name]["256"]["nll"] != cells["plain"]["256"]["nll"], f"{name} does nothing"
+
+
+def test_measured_text_is_not_trained_on(monkeypatch):
+    documents = [f"document {i} says this\n" * 40 for i in range(100, 160)]
+    monkeypatch.setattr(long_context, "standard_library_code", lambda max_bytes: list(documents))
+    text = prepare_text(TINY)
+
+    def named(ids):
+        return set(re.findall(r"document (\d+)", text.tokenizer.decode(ids.ravel().tolist())))
+
+    measured = named(text.stream) | named(text.validation_rows)
+    assert len(measured) > 1
+    assert not measured & named(text.rows[:, :-1])
+
+
+def test_a_rerun_trains_and_measures_nothing(copy, monkeypatch):
+    before, log = values_of(copy), Metrics.read(copy / "run")
+
+    def never(*args, **kwargs):
+        raise AssertionError("done again")
+
+    monkeypatch.setattr("minqwen.training.pretrain.train_step", never)
+    monkeypatch.setattr(long_context, "measure", never)
+    (copy / "index.html").unlink()
+    run(copy)
+    assert values_of(copy) == before
+    assert [r for r in Metrics.read(copy / "run") if "loss" in r] == [r for r in log if "loss" in r]
+    assert (copy / "index.html").is_file()
+
+
+def test_goes_on_after_a_stop(finished, tmp_path, monkeypatch):
+    real, calls = measure, []
+
+    def stopped(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(long_context, "measure", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "lab")
+    assert sum(map(len, values_of(tmp_path / "lab")["cells"].values())) == 3
+    run(tmp_path / "lab")
+    assert len(calls) == 1 + len(TECHNIQUES) * len(MULTIPLES)
+
+    def numbers(folder):
+        return {n: [c["nll"] for c in r.values()] for n, r in values_of(folder)["cells"].items()}
+
+    assert numbers(tmp_path / "lab") == numbers(finished[0])
+
+
+@pytest.mark.parametrize("what", ["code", "params", "stream"])
+def test_numbers_of_another_origin_are_dropped(copy, what):
+    values = values_of(copy)
+    values["facts"]["fingerprint"][what] = "another"
+    values["cells"]["plain"]["16"]["nll"] = -1.0
+    (copy / "results.json").write_text(json.dumps(values), encoding="utf-8")
+    lines = []
+    run(copy, lines=lines)
+    assert any("measured again" in line for line in lines)
+    assert values_of(copy)["cells"]["plain"]["16"]["nll"] > 0
+
+
+def test_more_steps_train_on_and_measure_again(copy):
+    before = values_of(copy)["cells"]["plain"]["16"]["nll"]
+    run(copy, replace(TINY, steps=6))
+    assert values_of(copy)["cells"]["plain"]["16"]["nll"] != before
+    assert [r["step"] for r in Metrics.read(copy / "run") if "loss" in r][-1] == 6
+
+
+def test_another_model_needs_another_folder(copy):
+    before = values_of(copy)
+    with pytest.raises(ValueError, match="another folder"):
+        run(copy, replace(TINY, hidden_size=32))
+    assert values_of(copy) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("{", ValueError, "results.json is corrupt or cut off"),
+        ('{"kind": "minqwen lab long-context"}', ValueError, "no facts and cells"),
+        (
+            '{"kind": "minqwen lab long-context", "facts": {}, "cells": {"plain": {"16": 3}}}',
+            ValueError,
+            "plain at 16 is no cell",
+        ),
+        ('{"kind": "poem"}', FileExistsError, "choose another --out"),
+    ],
+)
+def test_a_broken_or_foreign_results_file_is_refused(tmp_path, text, error, message):
+    (tmp_path / "results.json").write_text(text, encoding="utf-8")
+    with pytest.raises(error, match=message):
+        run(tmp_path)
+    assert (tmp_path / "results.json").read_text(encoding="utf-8") == text
+
+
+def test_a_foreign_folder_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("do not touch", encoding="utf-8")
+    with pytest.raises(FileExistsError, match="holds other files"):
+        run(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    with pytest.raises(FileExistsError):
+        run(tmp_path / "thesis.txt")
+
+
+def test_a_broken_checkpoint_is_named(copy):
+    (copy / "run" / "checkpoint" / "state.npz").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"state\.npz"):
+        run(copy)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"train_length": 12}, "train_length must be a multiple of 8, at least 16, got 12"),
+        ({"measured_tokens": 256}, "measured_tokens must be a multiple of the longest text, 256"),
+        ({"measured_tokens": 700}, "measured_tokens must be a multiple"),
+        ({"num_hidden_layers": 1}, "num_hidden_layers must be at least 2"),
+        ({"steps": 0}, "steps must be a whole number, at least 1"),
+    ],
+)
+def test_impossible_settings_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        replace(TINY, **values)
+
+
+def test_too_little_text_is_refused():
+    with pytest.raises(ValueError, match=r"the held-out text has \d+ tokens"):
+        prepare_text(replace(TINY, measured_tokens=256 * 1000))
+
+
+def test_the_command(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(settings, "QUICK", TINY)
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    words = ["long-context", "--out", str(tmp_path / "lab"), "--quick", "--steps", "2"]
+    assert command.run(parser.parse_args([*words, "--seed", "5", "--json"])) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["facts"]["settings"] == replace(TINY, steps=2, seed=5).to_dict()
+    assert set(printed["perplexity"]) == set(BY_NAME)
+    with pytest.raises(ValueError, match="--seed must be 0 or more"):
+        command.run(parser.parse_args([*words, "--seed", "-1"]))
+
+
+# --- what it concludes -------------------------------------------------------------------------
+
+
+def lab_that_measured(tmp_path, rows):
+    """A laboratory with these perplexities at 1 to 16 L0, each stretch a bit off."""
+    results = Results(tmp_path)
+    noise = np.array([-0.001, 0.001, 0.0])
+    for name, row in rows.items():
+        for k, value in zip(MULTIPLES, row, strict=True):
+            stretches = (math.log(value) + noise + 1e-4 * (len(name) % 3) * noise[::-1]).tolist()
+            cell = {"nll": math.log(value), "perplexity": value, "stretches": stretches}
+            results.cells.setdefault(name, {})[str(16 * k)] = cell
+    return Numbers(results, 16)
+
+
+AS_IN_THE_REPORT = {
+    **{name: (*row[1:], row[-1] * 1.2) for name, row in REPORT.items()},
+    "window": (3.78, 4.0, 5.0, 9.0, 20.0),
+    "window_reversed": (3.78, 6.0, 9.0, 19.0, 40.0),
+    "ntk_logn_window_reversed": (3.78, 3.7, 3.9, 6.0, 9.0),
+    "lower_half": (3.78, 9.0, 12.0, 19.0, 30.0),
+    "upper_half": (3.78, 19.0, 32.0, 59.0, 90.0),
+    "dca_temperature": (3.78, 3.6, 3.7, 3.8, 3.9),
+}
+
+
+def test_the_reports_own_numbers_agree_with_the_report(tmp_path):
+    rows = {name: AS_IN_THE_REPORT.get(name, (3.78, 5.0, 6.0, 7.0, 8.0)) for name in BY_NAME}
+    found = findings(lab_that_measured(tmp_path, rows))
+    assert [f.verdict for f in found] == [AGREES] * len(found), found
+
+
+def test_the_opposite_does_not_agree(tmp_path):
+    falling, rising = (4.0, 3.9, 3.8, 3.7, 3.6), (4.0, 4.4, 5.0, 6.0, 8.0)
+    worse = ("ntk", "ntk_logn", "ntk_logn_window", "dca_temperature", "window", "lower_half")
+    rows = dict.fromkeys(BY_NAME, rising) | {"plain": tuple(v + 0.5 for v in rising)}
+    rows["plain"] = (4.0, 4.1, 4.2, 4.3, 4.4)
+    rows["ntk_logn"] = tuple(v * 1.1 for v in rising)
+    rows["ntk_logn_window"] = tuple(v * 1.3 for v in rising)
+    rows["window"] = tuple(v * 1.05 for v in rising)
+    rows |= {name: falling for name in BY_NAME if name.endswith("reversed")}
+    rows["upper_half"] = tuple(v * 0.99 for v in rising)
+    for name in worse:
+        rows[name] = (3.999, *rows[name][1:])
+    rows |= {name: tuple(v * 2 for v in rising) for name in ("yarn", "dca", "interpolation")}
+    found = findings(lab_that_measured(tmp_path, rows))
+    assert [f.verdict for f in found] == [DISAGREES] * len(found), found
+
+
+def test_a_difference_counts_above_two_standard_errors():
+    assert Gain(0.3, 0.1).sure == 1
+    assert Gain(-0.3, 0.1).sure == -1
+    assert Gain(0.1, 0.1).sure == 0
+    assert str(Gain(math.log(2), 0.1)) == "-50.0 % (± 5.0)"
