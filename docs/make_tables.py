@@ -23,7 +23,9 @@ OTHERS = {
     "minqwen/tokenizer/special_tokens.py": "Qwen 3.1.1, Qwen2 Tokenizer",
     "minqwen/tokenizer/stream_decoder.py": "Qwen 2.2 Tokenization",
     "minqwen/tokenizer/vocabulary.py": "Qwen 2.2 Tokenization",
+    "minqwen/long_context/chunk_pieces.py": "Qwen2 2.2.1 (Dual Chunk Attention)",
     "minqwen/model/config.py": "Qwen Table 1, Qwen2 Table 1",
+    "minqwen/model/layer_plan.py": "Qwen 2.3.2, Qwen2 3.2",
     "minqwen/model/presets.py": "Qwen Table 1, Qwen2 Table 1",
     "minqwen/model/init.py": "(released code)",
     "minqwen/model/kv_cache.py": "Qwen2 Dense Model",
@@ -41,6 +43,8 @@ OTHERS = {
 }
 # tested through others
 THROUGH = {
+    "chunk_pieces": "tests/long_context/test_dual_chunk.py",
+    "self_attention": "tests/model/test_long_context_model.py",
     "qwen1": "tests/model/test_checkpoint.py",
     "decoder_block": "tests/parity/test_model_parity.py",
 }

@@ -25,6 +25,7 @@ COMMANDS = {  # name -> one line; the rest stands in minqwen/commands/NAME.py
     "train-tokenizer": "Train a byte-pair tokenizer on text files.",
     "pretrain": "Train a model on text files; the same command goes on where it was stopped.",
     "generate": "Continue a text with a trained model, token by token.",
+    "lab": "Train small and measure: which long-context technique keeps perplexity low.",
     "check": "Prove our own gradients: every concept, against central differences in float64.",
 }
 WRONG_USE = (ValueError, TypeError, OSError, ImportError, NotImplementedError, RuntimeError)

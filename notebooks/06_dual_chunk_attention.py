@@ -49,6 +49,10 @@ import numpy as np
 from matplotlib.colors import ListedColormap
 
 from minqwen.check.gradients import check_gradients
+
+rng = np.random.default_rng(0)
+
+# %%
 from minqwen.layers.block_attention import block_attention_forward
 from minqwen.layers.rope import rope_backward, rope_forward, rope_inv_freq, rope_tables
 from minqwen.long_context.chunk_pieces import key_pieces, row_blocks
@@ -58,8 +62,6 @@ from minqwen.long_context.dual_chunk import (
     dual_chunk_positions,
     dual_chunk_tables,
 )
-
-rng = np.random.default_rng(0)
 
 # %% [markdown]
 # ## 1 Three places for a query
@@ -129,13 +131,14 @@ def draw(ax, matrix, title):
     ax.imshow(matrix, cmap=ListedColormap([*colors, (0.85, 0.2, 0.2, 1)]), vmin=0, vmax=c)
     for i, j in np.argwhere(~np.isnan(matrix)):
         color = "white" if matrix[i, j] >= 5 else "black"
-        ax.text(j, i, int(matrix[i, j]), ha="center", va="center", size=6, color=color)
+        ax.text(j, i, int(matrix[i, j]), ha="center", va="center", size=7, color=color)
     for border in range(s, T, s):
         ax.axhline(border - 0.5, color="black", lw=0.8)
         ax.axvline(border - 0.5, color="black", lw=0.8)
     ax.set(title=title, xlabel="key j", xticks=range(0, T, s), yticks=range(0, T, s))
 
 
+# %%
 fig, axes = plt.subplots(1, 2, figsize=(12, 6.2), sharey=True, layout="constrained")
 draw(axes[0], true, "Plain RoPE: distances up to 23")
 draw(axes[1], M, "Dual chunk attention: distances up to 9")
@@ -145,18 +148,19 @@ plt.show()
 
 # %% [markdown]
 # The same matrix, one part at a time. In `intra` every distance is the true one. In `succ` it is
-# true where the query is among the first w of its chunk, and bent below. In `inter` each row is the
-# same: all queries see a far key at the same distance.
+# true where the query is among the first w of its chunk, and bent below. In `inter` nothing is
+# true, and all rows are the same: every query sees a far key at the same distance.
 
 # %%
-fig, axes = plt.subplots(1, 3, figsize=(12, 4.6), sharey=True, layout="constrained")
+fig, axes = plt.subplots(1, 3, figsize=(13, 5.2), sharey=True, layout="constrained")
 ahead = np.minimum(at.chunk[:, None] - at.chunk, 2)
 for b, (ax, name) in enumerate(zip(axes, ("intra", "succ", "inter"), strict=True)):
-    draw(ax, np.where(ahead == b, M, np.nan), name)
-    exact = (ahead == b) & (M == true)
-    ax.scatter(*np.argwhere(exact).T[::-1], s=70, facecolors="none", edgecolors="red", lw=0.7)
+    mine = np.where((ahead == b) & ~np.isnan(M), M == true, np.nan)
+    draw(ax, np.where(ahead == b, M, np.nan), name)  # numbers and borders; the colours are new:
+    ax.imshow(mine, cmap=ListedColormap(["#fdbf6f", "#a6cee3"]), vmin=0, vmax=1)
+    plt.setp(ax.texts, color="black")
 axes[0].set_ylabel("query i")
-fig.suptitle("The three parts; a red circle marks a distance that is the true one")
+fig.suptitle("The three parts. Blue: the true distance. Orange: bent, to stay below c")
 plt.show()
 
 # %% [markdown]
@@ -196,9 +200,9 @@ plt.show()
 
 # %% [markdown]
 # A saw: within a chunk the order is right, but a key 20 tokens back looks like one 44 tokens back.
-# The hope is that this does little harm: what a far token *says* still counts, and the nearest tokens,
-# where the exact distance matters most, are exact. The authors report that models read far longer
-# texts this way; what our small model does is measured in notebook 08.
+# The hope is that this does little harm: what a far token *says* still counts, and the nearest
+# tokens, where the exact distance matters most, are exact. The authors report that models read far
+# longer texts this way; what our small model does is measured in notebook 08.
 #
 # ## 3 Forward, line by line
 #
@@ -324,20 +328,17 @@ assert abs(L - cache.lse[0, i, h, 0]) < 1e-12
 
 # %%
 share = {name: np.where(mask, P[0, 0], 0).sum(axis=-1) for name, mask in part.items()}
+assert np.allclose(sum(share.values()), 1)
+
 fig, ax = plt.subplots(figsize=(9, 3.4), layout="constrained")
 bottom = np.zeros(T)
-for (name, height), color in zip(
-    share.items(), ("tab:blue", "tab:orange", "tab:green"), strict=True
-):
-    ax.bar(range(T), height, bottom=bottom, width=1, label=name, color=color, edgecolor="white")
+for name, height in share.items():
+    ax.bar(range(T), height, bottom=bottom, width=1, label=name, edgecolor="white")
     bottom += height
-for border in range(s, T, s):
-    ax.axvline(border - 0.5, color="black", lw=1)
 ax.set(xlabel="query", ylabel="share of the attention", title="exp(L_b - L), head 0")
-ax.set(xlim=(-0.5, T - 0.5), xticks=range(0, T, 2))
+ax.set(xlim=(-0.5, T - 0.5), xticks=range(0, T, s))
 ax.legend(loc="lower left")
 plt.show()
-assert np.allclose(bottom, 1)
 
 # %% [markdown]
 # ## 5 Backward, line by line
@@ -388,19 +389,20 @@ for name, ours, theirs in zip(("dq", "dk", "dv"), (dq, dk_turned, dv), package, 
 
 
 # %%
-def whole(q, k, v):
+def attend_all(q, k, v):
     """Turn the keys, attend; the cache holds both."""
     k, k_rope = rope_forward(k, *tables.key)
     out, cache = dual_chunk_attention_forward(q, k, v, tables)
     return out, (cache, k_rope)
 
 
-def whole_backward(dout, caches):
+def attend_backward(dout, caches):
     dq, dk, dv = dual_chunk_attention_backward(dout, caches[0])
     return dq, rope_backward(dk, caches[1]), dv
 
 
-errors = check_gradients(whole, whole_backward, q, k, v)
+# %%
+errors = check_gradients(attend_all, attend_backward, q, k, v)
 print("errors of dq, dk, dv:", *(f"{error:.0e}" for error in errors))
 assert max(errors) < 1e-7
 
@@ -471,8 +473,8 @@ assert first == {
 }
 
 # %% [markdown]
-# **A test with s + 1 tokens finds one of the four.** "One too far" needs c + 1 tokens, and wrong far
-# queries need three chunks. Whoever tests with one chunk and a bit tests plain attention.
+# **A test with s + 1 tokens finds one of the four.** "One too far" needs c + 1 tokens, and wrong
+# far queries need three chunks. Whoever tests with one chunk and a bit tests plain attention.
 #
 # One more, and it hides better: it is in the *backward* pass. The released code treats the merge
 # weights as constants (`detach`). Reading is right, training would not be: the gradient through L

@@ -17,6 +17,7 @@ from helpers.models import random_params, small_config
 from minqwen.cli import COMMANDS, main
 from minqwen.model.checkpoint import load_checkpoint, save_checkpoint
 from minqwen.model.generate import generate
+from minqwen.model.presets import own_size
 from minqwen.tokenizer.bpe import Tokenizer, bpe_train
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -405,3 +406,68 @@ def test_the_tour(tmp_path, capsys):
     (tmp_path / "mine" / "thesis.tex").write_text("x", encoding="utf-8")
     capsys.readouterr()
     assert "holds other files" in error_of(capsys, "tour", "--out", str(tmp_path / "mine"))
+
+
+LONG = {
+    "plain": ({}, 100, ["layers 0..3: RoPE as trained; sees all tokens"]),
+    "yarn": (
+        {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}},
+        100,
+        ["layers 0..3: RoPE by YaRN, slowest wavelength ", "cos and sin times 1.1386; sees all"],
+    ),
+    "upper windows": (
+        {"use_sliding_window": True, "sliding_window": 32, "max_window_layers": 3},
+        100,
+        [
+            "layers 0..2: RoPE as trained; sees all",
+            "layer 3: RoPE as trained; sees the last 32 tok",
+        ],
+    ),
+    "ladder": (
+        {
+            "layer_windows": [64, 64, 128, 256],
+            "use_dynamic_ntk": True,
+            "use_logn_attn": True,
+            "max_position_embeddings": 64,
+        },
+        100,
+        [
+            "layers 0..1: RoPE as trained; LogN from position 64 on; sees the last 64 tokens",
+            "layer 2: RoPE with NTK, alpha 3, slowest",
+            "layer 3: RoPE with NTK, alpha 3, slowest",
+        ],
+    ),
+    "short enough": (
+        {"use_dynamic_ntk": True, "use_logn_attn": True, "max_position_embeddings": 100},
+        100,
+        ["layers 0..3: RoPE as trained; sees all tokens"],
+    ),
+    "dual chunks": (
+        {"dual_chunk_attention_config": {"chunk_size": 64, "local_size": 16}},
+        100,
+        ["layers 0..3: RoPE as trained; dual chunks of 48 tokens, positions up to 63; sees all"],
+    ),
+    "not ours": (
+        {"rope_scaling": {"rope_type": "longrope"}},
+        100,
+        ["RoPE of type longrope;", "does not compute rope_scaling of type longrope"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_shapes_says_for_each_layer_what_acts(name, tmp_path, capsys):
+    fields, length, lines = LONG[name]
+    config = own_size("small", vocab_size=300).to_dict() | fields
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert main(["shapes", str(tmp_path), "--tokens", str(length)]) == 0
+    printed = capsys.readouterr().out
+    for line in lines:
+        assert line in printed
+    assert main(["shapes", str(tmp_path), "--tokens", str(length), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert len(facts["layers"]) == 4
+    if name == "ladder":
+        assert [layer["ntk_alpha"] for layer in facts["layers"]] == [1, 1, 3, 3]
+        heads = 2 * 2 * 16  # keys and values, Hkv, Dh
+        assert facts["kv_cache_bytes"] == 2 * heads * (100 + 100 + 100 + 100)

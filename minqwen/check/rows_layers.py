@@ -13,6 +13,7 @@ from ..layers.block_attention import block_attention_backward, block_attention_f
 from ..layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from ..layers.dropout import dropout_backward, dropout_forward
 from ..layers.embedding import embedding_backward, embedding_forward
+from ..layers.flash_attention import flash_attention_backward, flash_attention_forward
 from ..layers.linear import linear_backward, linear_forward
 from ..layers.rmsnorm import rmsnorm_backward, rmsnorm_forward
 from ..layers.rope import rope_backward, rope_forward, rope_inv_freq, rope_tables
@@ -65,6 +66,13 @@ def _block_attention(
 ) -> tuple[Array, Any]:
     """Run attention in blocks of 2 queries, so that several blocks and a short one occur."""
     return block_attention_forward(q, k, v, real, block=2, window=window)
+
+
+def _flash_attention(
+    q: Array, k: Array, v: Array, real: Array | None, window: int | None
+) -> tuple[Array, Any]:
+    """Run attention in tiles of 2 queries and 3 keys, so that a softmax is continued twice."""
+    return flash_attention_forward(q, k, v, real, window=window, block_q=2, block_k=3)
 
 
 def _cross_entropy(logits: Array, labels: Array, loss_mask: Array | None) -> tuple[Array, Any]:
@@ -153,6 +161,22 @@ LAYER_ROWS = (
         ("q", "k", "v"),
         f"{QWEN2}, Grouped Query Attention",
         "P_ij = exp(s_ij - lse_i)",
+    ),
+    Concept(
+        "flash_attention",
+        "minqwen.layers.flash_attention",
+        _flash_attention,
+        flash_attention_backward,
+        {
+            "MHA": _block_attention_case(3, 3, 7, 7, hidden=False),
+            "GQA, S > T": _block_attention_case(6, 3, 4, 7, hidden=False),
+            "GQA, padding": _block_attention_case(6, 2, 7, 7, hidden=True),
+            "window 5": _block_attention_case(6, 3, 5, 7, hidden=False, window=5),
+            "window 2, padding": _block_attention_case(3, 3, 7, 7, hidden=True, window=2),
+        },
+        ("q", "k", "v"),
+        "Qwen 2.4 Training, Flash Attention",
+        "A' = A exp(M - M') + sum_j exp(s_j - M') v_j",
     ),
     Concept(
         "swiglu",

@@ -13,7 +13,14 @@ from typing import Any
 
 from ..model.accounting import block_operations, cost
 from ..model.config import QwenConfig, param_shapes
-from ..model.layer_plan import LayerPlan, attention_factor, inv_freq, layer_plans, rope_type
+from ..model.layer_plan import (
+    ROPE_TYPES,
+    LayerPlan,
+    attention_factor,
+    inv_freq,
+    layer_plans,
+    rope_type,
+)
 from ..model.presets import PRESETS, preset
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
@@ -112,7 +119,8 @@ def print_facts(
             seen.add(label)
             print(f"  {label:<54} {_shape(shape):>18} {math.prod(shape):>14,}")
 
-    print(f"\none decoder block, B={B} T={T}")
+    alike = len({layer["window"] for layer in facts["layers"]}) == 1
+    print(f"\n{'one decoder block' if alike else 'decoder block 0'}, B={B} T={T}")
     print(f"  {'operation':<26} {'axes':<14} {'result':>22} {'FLOPs':>9} {'kept':>9}")
     kept = BYTES[args.dtype]
     for op in facts["block_operations"]:
@@ -183,7 +191,7 @@ def _say(facts: dict[str, Any]) -> str:
         rope = {"linear": "RoPE interpolated", "yarn": "RoPE by YaRN"}.get(
             facts["rope"], f"RoPE of type {facts['rope']}"
         )
-    if rope != "RoPE as trained":
+    if rope != "RoPE as trained" and facts["rope"] in ROPE_TYPES:
         rope += f", slowest wavelength {facts['slowest_wavelength']:,.0f} tokens"
     if facts["attention_factor"] != 1:
         rope += f", cos and sin times {facts['attention_factor']:.4f}"

@@ -26,6 +26,7 @@ from ..data.packing import pack_documents
 from ..extras import require_extra
 from ..params import Params, count
 from ..tokenizer.bpe import Tokenizer, bpe_train
+from ..training.loss_plot import plot_loss
 from ..training.metrics import Metrics
 from ..training.pretrain import pretrain
 from ..training.progress import wants_bar
@@ -36,7 +37,7 @@ from .results import Results, fingerprint
 from .settings import LabSettings
 from .techniques import TECHNIQUES
 
-HELD_OUT, VALIDATION_ROWS = 20, 128  # every 20th document is never trained on
+HELD_OUT, VALIDATION_ROWS = 10, 128  # every 10th document is never trained on
 SEPARATOR = "<|endoftext|>"
 
 
@@ -90,8 +91,10 @@ def long_context_lab(
             validation_rows=text.validation_rows,
             tokenizer=text.tokenizer,
             progress=progress,
+            plot=False,
             device=device,
         )
+        plot_loss(out / "run")
         facts = describe(settings, params, text, out / "run")
         if results.start(facts):
             say("results.json came from other settings, parameters or code: measured again")
@@ -116,7 +119,7 @@ def long_context_lab(
 
 
 def prepare_text(settings: LabSettings) -> Text:
-    """Take the sources of Python's library, train a tokenizer, and hold every 20th file back.
+    """Take the sources of Python's library, train a tokenizer, and hold every 10th file back.
 
     Code, because names come back: what stood far above helps to guess what comes.
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import html
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..tour_page import STYLE, figure, table
+from ..tour_page import STYLE, table
+from ..training.run_folder import explain_os_errors
 from .findings import REPORT, findings
 from .numbers import Numbers
 from .plots import draw_lengths, draw_positions, draw_windows
@@ -25,6 +28,13 @@ TITLES = {
 }
 
 
+ALTS = {
+    "perplexity.png": "Perplexity against length, ours and the report's.",
+    "positions.png": "Perplexity against the position within the longest texts.",
+    "windows.png": "The same windows both ways round.",
+}
+
+
 def write_report(folder: Path, results: Results) -> Path:
     """Write index.html, table.md and the plots; none ever stands there half-written.
 
@@ -33,22 +43,36 @@ def write_report(folder: Path, results: Results) -> Path:
     """
     n = Numbers(results, int(results.facts["settings"]["train_length"]))
     plots = {
-        "perplexity.png": draw_lengths(n, SHOWN),
-        "positions.png": draw_positions(n, SHOWN),
-        "windows.png": draw_windows(n),
+        "perplexity.png": png(draw_lengths(n, SHOWN)),
+        "positions.png": png(draw_positions(n, SHOWN)),
+        "windows.png": png(draw_windows(n)),
     }
-    for name, drawing in plots.items():
-        drawing.savefig(folder / f"part.{name}", dpi=130, bbox_inches="tight")
-        os.replace(folder / f"part.{name}", folder / name)
-    _write(folder / "table.md", markdown(n, results.facts))
-    _write(folder / "index.html", page(n, results.facts, list(plots.values())))
+    for name, data in plots.items():
+        _write(folder / name, data)
+    _write(folder / "table.md", markdown(n, results.facts).encode("utf-8"))
+    text = page(n, results.facts, [image(*plot) for plot in plots.items()])
+    _write(folder / "index.html", text.encode("utf-8"))
     return folder / "index.html"
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, data: bytes) -> None:
     aside = path.with_name(path.name + ".part")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+    with explain_os_errors(f"write {path}"):
+        aside.write_bytes(data)
+        os.replace(aside, path)
+
+
+def png(drawing: Any) -> bytes:
+    """Return a matplotlib figure as a PNG file."""
+    buffer = io.BytesIO()
+    drawing.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()
+
+
+def image(name: str, data: bytes) -> str:
+    """Return a picture as a part of the page."""
+    text = base64.b64encode(data).decode("ascii")
+    return f'<p><img alt="{ALTS[name]}" src="data:image/png;base64,{text}"></p>'
 
 
 def table_rows(n: Numbers, group: str) -> list[list[str]]:
@@ -109,7 +133,7 @@ def markdown(n: Numbers, facts: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def page(n: Numbers, facts: dict[str, Any], plots: Sequence[Any]) -> str:
+def page(n: Numbers, facts: dict[str, Any], plots: Sequence[str]) -> str:
     """Return the page, with its plots inside."""
     numbers = set(range(1, len(MULTIPLES) + 1))
     found = findings(n)
@@ -130,12 +154,12 @@ def page(n: Numbers, facts: dict[str, Any], plots: Sequence[Any]) -> str:
         "<p><b>the report, Table 3: Qwen-7B, trained at 2048</b></p>",
         table(["perplexity at", *lengths], report, numbers),
         "<h2>2 Perplexity against length</h2>",
-        figure(plots[0], "Perplexity against length, ours and the report's."),
+        plots[0],
         "<h2>3 Inside the longest text</h2><p>Where in the text it goes wrong. Plain reading is "
         "good up to the trained length and bad behind it.</p>",
-        figure(plots[1], "Perplexity against the position within the longest texts."),
+        plots[1],
         "<h2>4 Windows: short ones low, or short ones high?</h2>",
-        figure(plots[2], "The same windows both ways round."),
+        plots[2],
         f"<h2>5 Where we agree with the report, and where not</h2><p>{count}.</p>",
         table(["the report says", "it measured", "we measured", "verdict"],
               [list(f) for f in found], set()),

@@ -9,8 +9,8 @@ n = i // s - j // s, the number of chunks from key j up to query i:
              n = 1     min(i mod s + s, highest)  succ: the chunk before; w distances stay exact
              n >= 2    min(2s - 1, highest)       inter: far; a constant, the same for all queries
 
-RoPE sees the query's place minus the key's: 0 .. highest, never more. Distances i - j up to w come
-out exactly, and for i <= highest all of them do: a short text is read as by plain attention.
+RoPE sees the query's place minus the key's: 0 .. highest, never more. With w <= s, distances i - j
+up to w come out exactly, and for i <= highest all do: a short text is read as by plain attention.
 
 `highest` is c - 1 in the paper, where c is the trained length. The authors' released code has c in
 its place, with a c of 3/4 of the trained length, and so keeps w + 1 distances: pass highest=c.

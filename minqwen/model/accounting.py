@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from .config import QwenConfig, param_shapes
 from .kv_cache import ROLLING_ROOM
-from .layer_plan import layer_windows
+from .layer_plan import layer_plans, layer_windows
 
 
 class Operation(NamedTuple):
@@ -64,13 +64,14 @@ def block_operations(
     N = B * T
     W = min(T, window or T)
     pairs = B * H * (W * (W + 1) // 2 + (T - W) * W)  # (query, key) that causal attention looks at
+    places = 1 if config.dual_chunk_attention_config is None else 3  # DCA turns q three ways
     stream, wide = (B, T, D), (B, T, F)
     return [
         Operation("input_layernorm", "B T D", stream, 0, 2 * N * D + N),
         Operation("self_attn.q_proj", "B T H*Dh", (B, T, H * Dh), 2 * N * D * H * Dh, 0),
         Operation("self_attn.k_proj", "B T Hkv*Dh", (B, T, Hkv * Dh), 2 * N * D * Hkv * Dh, 0),
         Operation("self_attn.v_proj", "B T Hkv*Dh", (B, T, Hkv * Dh), 2 * N * D * Hkv * Dh, 0),
-        Operation("self_attn.q_rope", "B H T Dh", (B, H, T, Dh), 0, N * H * Dh),
+        Operation("self_attn.q_rope", "B H T Dh", (B, H, T, Dh), 0, places * N * H * Dh),
         Operation("self_attn.k_rope", "B Hkv T Dh", (B, Hkv, T, Dh), 0, 2 * N * Hkv * Dh),
         Operation(
             "self_attn.attention", "B H T Dh", (B, H, T, Dh), 4 * pairs * Dh, N * H * (Dh + 1)
@@ -101,7 +102,9 @@ def cost(config: QwenConfig, B: int, T: int) -> Cost:
     blocks = [op for window in windows for op in block_operations(config, B, T, window)]
     forward = sum(op.flops for op in blocks) + 2 * B * T * D * V
     per_layer = 2 * config.num_key_value_heads * config.head_dim  # keys and values of a token
-    tables = 2 * T * config.head_dim  # cos and sin, shared by all layers
+    # cos and sin, shared by the layers that turn alike
+    kinds = len(set(layer_plans(config, [T])))
+    tables = 2 * T * config.head_dim * (3 if config.dual_chunk_attention_config else kinds)
     around = tables + 2 * B * T * D + B * T  # the last norm, and the input of the head
     return Cost(
         parameters=parameters,

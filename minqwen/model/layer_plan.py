@@ -295,3 +295,9 @@ def check_long_context(config: QwenConfig) -> None:
         highest = value.get("highest_position", c - 1)
         name = "dual_chunk_attention_config.highest_position"
         require(name, highest in (c - 1, c), f"{c - 1} (the paper) or {c} (released)", highest)
+    try:  # what only the techniques themselves can tell
+        layer_windows(config)
+        inv_freq(config, 1.0, "float64")
+    except ValueError as error:
+        fields = "rope_scaling, layer_types or sliding_window"
+        raise ValueError(f"{fields} cannot be: {error}") from None

@@ -10,7 +10,12 @@ from typing import Any
 
 from .config import QwenConfig
 
-_QWEN1: dict[str, Any] = {"rope_theta": 10000.0, "model_type": "qwen"}
+_QWEN1: dict[str, Any] = {
+    "rope_theta": 10000.0,
+    "use_dynamic_ntk": True,  # act beyond max_position_embeddings, the trained length
+    "use_logn_attn": True,
+    "model_type": "qwen",
+}
 _QWEN2: dict[str, Any] = {
     "rope_theta": 1000000.0,
     "max_position_embeddings": 131072,

@@ -88,6 +88,11 @@ def block_attention(q, k, v, real=None, window=None):
     return attention(q, k, v, mask)
 
 
+def flash_attention(q, k, v, real=None, window=None):
+    """Tiles or not, the result is the same."""
+    return block_attention(q, k, v, real, window)
+
+
 def window(q, k, v, window):
     """Attention to the last `window` tokens."""
     return block_attention(q, k, v, None, window)
@@ -225,6 +230,7 @@ REFERENCES = {
         rope,
         attention,
         block_attention,
+        flash_attention,
         window,
         swiglu,
         cross_entropy,

@@ -5,6 +5,7 @@ import pytest
 from helpers.models import random_params, small_config
 
 from minqwen.model.accounting import block_operations, cost
+from minqwen.model.kv_cache import KVCache
 from minqwen.model.language_model import language_model_forward
 from minqwen.model.presets import preset
 from minqwen.params import count
@@ -29,7 +30,18 @@ def kept_numbers(tree, params):
     return sum(x.size for x in owners.values())
 
 
-@pytest.mark.parametrize("changes", [{}, {"num_key_value_heads": 6}, {"num_hidden_layers": 3}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"num_key_value_heads": 6},
+        {"num_hidden_layers": 3},
+        {"layer_windows": [2, None]},
+        {"use_dynamic_ntk": True, "max_position_embeddings": 5},
+        {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}},
+        {"dual_chunk_attention_config": {"chunk_size": 5, "local_size": 2}},
+    ],
+)
 def test_activations_are_what_the_cache_holds(changes):
     config = small_config(**changes)
     params = random_params(config, dtype="float32")
@@ -66,3 +78,23 @@ def test_flops_of_a_forward_pass():
 )
 def test_published_kv_cache_bytes_in_bfloat16(name, bytes_per_token):
     assert 2 * cost(preset(name), 1, 1).kv_cache_per_token == bytes_per_token
+
+
+@pytest.mark.parametrize("windows", [None, [3, None], [1, 7]])
+def test_the_kv_cache_takes_what_was_announced(windows):
+    config = small_config(layer_windows=windows)
+    kv_cache = KVCache(config, 3, 11)
+    assert kv_cache.nbytes == 4 * cost(config, 3, 11).kv_cache
+
+
+def test_a_window_saves_work_in_proportion():
+    """Of T tokens each sees W instead of (T + 1) / 2."""
+    config, B, T, W = small_config(), 3, 100, 10
+    full, short = (
+        next(
+            op for op in block_operations(config, B, T, window) if op.name == "self_attn.attention"
+        )
+        for window in (None, W)
+    )
+    pairs = sum(min(t + 1, W) for t in range(T))
+    assert short.flops * (T * (T + 1) // 2) == full.flops * pairs

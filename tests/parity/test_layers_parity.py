@@ -47,6 +47,7 @@ THEIRS = {
     "rope": rope,
     "attention": attention,
     "block_attention": block_attention,
+    "flash_attention": block_attention,
     "swiglu": lambda x, g, u, d: F.linear(F.silu(F.linear(x, g)) * F.linear(x, u), d),
     "cross_entropy": cross_entropy,
 }
