@@ -39,9 +39,7 @@ def findings(n: Numbers) -> list[Finding]:
 
 def _short(n: Numbers) -> Finding:
     rows = ("ntk", "ntk_logn", "ntk_logn_window")
-    other = [
-        name for name in rows if n.cell(name, 1)["stretches"] != n.cell("plain", 1)["stretches"]
-    ]
+    other = [name for name in rows if n.cell(name, 1)["by_text"] != n.cell("plain", 1)["by_text"]]
     ours = f"{', '.join(BY_NAME[name].label for name in other) or 'no row'} differs at L0, by a bit"
     return Finding(
         "Up to the trained length nothing changes: all rows are the same.",

@@ -35,7 +35,7 @@ from .measure import measure
 from .report import write_report
 from .results import Results, fingerprint
 from .settings import LabSettings
-from .techniques import TECHNIQUES
+from .techniques import techniques
 
 HELD_OUT, VALIDATION_ROWS = 10, 128  # every 10th document is never trained on
 SEPARATOR = "<|endoftext|>"
@@ -45,7 +45,7 @@ class Text(NamedTuple):
     tokenizer: Tokenizer
     rows: Array  # (n, L0 + 1) int, to train on
     validation_rows: Array  # (at most 128, L0 + 1) int, held out: for the curve of the training
-    stream: Array  # (measured_tokens + 1,) int, held out: for the table
+    texts: Array  # (settings.texts, 16 L0 + 1) int, held out, each of one file: for the table
 
 
 def long_context_lab(
@@ -100,15 +100,14 @@ def long_context_lab(
             say("results.json came from other settings, parameters or code: measured again")
         lengths = settings.lengths
         say(f"{'perplexity at':<32}" + "".join(f"{length:>10}" for length in lengths))
-        for technique in TECHNIQUES:
+        for technique in techniques(settings.num_hidden_layers):
             for length in lengths:
                 if results.get(technique.name, length) is None:
                     cell = measure(
                         params,
                         technique.config(config, length),
-                        text.stream,
+                        text.texts,
                         length,
-                        stretch=lengths[-1],
                         buckets=2 * length // settings.train_length,
                     )
                     results.put(technique.name, length, cell)
@@ -139,17 +138,17 @@ def prepare_text(settings: LabSettings) -> Text:
 
     rng = np.random.default_rng(settings.seed)
     rows = pack_documents(encode(documents), settings.train_length, separator, rng)
-    ids = encode(held_out)
-    pieces = [piece for i in rng.permutation(len(ids)) for piece in (ids[i], [separator])]
-    stream = np.concatenate([np.empty(0, np.int32), *pieces]).astype(np.int32)
-    n = settings.measured_tokens + 1
-    if len(stream) < n + settings.train_length:
+    C = settings.lengths[-1]
+    pieces = [ids[i : i + C + 1] for ids in encode(held_out) for i in range(0, len(ids) - C, C)]
+    if len(pieces) <= settings.texts:
         raise ValueError(
-            f"the held-out text has {len(stream)} tokens, measured_tokens={n - 1}: take less, or "
-            "more text_bytes"
+            f"the held-out text makes {len(pieces)} texts of {C} tokens, more than texts="
+            f"{settings.texts} are needed: take less, or more text_bytes"
         )
-    validation_rows = pack_documents([stream[n:]], settings.train_length, separator)
-    return Text(tokenizer, rows, validation_rows[:VALIDATION_ROWS], stream[:n])
+    pieces = [pieces[i] for i in rng.permutation(len(pieces))]
+    texts, others = np.array(pieces[: settings.texts]), pieces[settings.texts :]
+    validation_rows = pack_documents(others, settings.train_length, separator)[:VALIDATION_ROWS]
+    return Text(tokenizer, rows, validation_rows, texts)
 
 
 def describe(settings: LabSettings, params: Params, text: Text, run: Path) -> dict[str, Any]:
@@ -159,7 +158,7 @@ def describe(settings: LabSettings, params: Params, text: Text, run: Path) -> di
     on_host = {key: to_numpy(value) for key, value in to_device(params, "cpu").items()}
     return {
         "settings": settings.to_dict(),
-        "fingerprint": fingerprint(settings.to_dict(), on_host, text.stream),
+        "fingerprint": fingerprint(settings.to_dict(), on_host, text.texts),
         "training": {
             "parameters": count(params),
             "tokens": sum(row["tokens"] for row in steps),

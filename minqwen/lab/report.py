@@ -18,13 +18,14 @@ from .numbers import Numbers
 from .plots import draw_lengths, draw_positions, draw_windows
 from .results import Results
 from .settings import MULTIPLES
-from .techniques import TECHNIQUES
+from .techniques import techniques
 
 SHOWN = ("plain", "ntk", "ntk_logn", "ntk_logn_window", "yarn", "dca", "dca_temperature")
 TITLES = {
     "report": "the report's rows, each on top of the one above",
     "more": "others, each by itself",
     "windows": "windows both ways round",
+    "layers": "one layer at a time",
 }
 
 
@@ -76,12 +77,9 @@ def image(name: str, data: bytes) -> str:
 
 
 def table_rows(n: Numbers, group: str) -> list[list[str]]:
-    """Return the rows of a group: label, and perplexity at each length with its change.
-
-    In "report" the standard error is that of the difference to the row above.
-    """
+    """Return the rows of a group: label, and perplexity at each length."""
     rows = []
-    for technique in TECHNIQUES:
+    for technique in techniques(n.results.facts["settings"]["num_hidden_layers"]):
         if technique.group == group:
             values = [f"{n.perplexity(technique.name, k):.2f}" for k in MULTIPLES]
             rows.append([technique.label, *values])
@@ -97,13 +95,14 @@ def about(facts: dict[str, Any]) -> str:
         f"{t['tokens']:,} tokens of Python's standard library, in texts of {s['train_length']} "
         f"tokens: {s['steps']} steps, {t['seconds']:.0f} seconds, seed {s['seed']}; loss "
         f"{t['loss']:.2f}, {t['validation_loss']:.2f} on files it never saw. Perplexity is over "
-        f"the same {s['measured_tokens']:,} tokens of such files at every length. "
+        f"the same {s['texts'] * s['train_length'] * MULTIPLES[-1]:,} tokens at every length, in "
+        f"{s['texts']} pieces of such files. "
         f"{facts['machine']}, minqwen {__version__}."
     )
 
 
 NOTES = (
-    "± is one standard error of the difference, over stretches of the text that both rows read. It "
+    "± is one standard error of the difference, over the texts that both rows read. It "
     "knows nothing about another seed or another training: small differences may turn round there."
 )
 

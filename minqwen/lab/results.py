@@ -27,7 +27,7 @@ MEASURING = (  # the code behind a number: packages and files
     "lab/measure.py",
     "lab/techniques.py",
 )
-CELL = ("nll", "perplexity", "stretches", "by_position", "seconds")
+CELL = ("nll", "perplexity", "by_text", "by_position", "seconds")
 
 
 class Results:
@@ -107,13 +107,13 @@ class Results:
             os.replace(aside, self.path)
 
 
-def fingerprint(settings: dict[str, Any], params: Params, stream: Array) -> dict[str, Any]:
+def fingerprint(settings: dict[str, Any], params: Params, texts: Array) -> dict[str, Any]:
     """Return all that a measured number depends on.
 
     Args:
         settings: of the laboratory.
         params: trained, on the host.
-        stream: the measured tokens.
+        texts: the measured tokens.
     """
     package = Path(__file__).resolve().parents[1]
     files: list[Path] = []
@@ -123,7 +123,7 @@ def fingerprint(settings: dict[str, Any], params: Params, stream: Array) -> dict
     return {
         "settings": settings,
         "params": _digest(part for key in sorted(params) for part in (key, params[key])),
-        "stream": _digest([stream]),
+        "texts": _digest([texts]),
         "code": _digest(text for p in files for text in (p.name, p.read_text(encoding="utf-8"))),
     }
 

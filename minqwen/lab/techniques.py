@@ -24,7 +24,7 @@ from ..model.config import QwenConfig
 class Technique(NamedTuple):
     name: str  # in results.json
     label: str  # in the table
-    group: str  # "report" = Table 3, "more" = other techniques, "windows" = the two experiments
+    group: str  # "report" = Table 3, "more" = others, "windows" and "layers" = experiments
     config: Callable[[QwenConfig, int], QwenConfig]  # of the plain config and the length T
 
 
@@ -164,4 +164,30 @@ TECHNIQUES = (
         lambda c, T: replace(c, layer_windows=half_windows(c, True, True)),
     ),
 )
+
+
+def one_free_layer(config: QwenConfig, free: int) -> list[int | None]:
+    """Return the window L0 for every layer but one."""
+    L, L0 = config.num_hidden_layers, config.max_position_embeddings
+    return [None if i == free else L0 for i in range(L)]
+
+
+def techniques(num_hidden_layers: int) -> tuple[Technique, ...]:
+    """Return all rows: those above, and one for each layer that alone reads beyond L0.
+
+    >>> [t.label for t in techniques(2)[-2:]]
+    ['only layer 0 sees more than L0', 'only layer 1 sees more than L0']
+    """
+    layers = (
+        Technique(
+            f"layer_{i}",
+            f"only layer {i} sees more than L0",
+            "layers",
+            lambda c, T, i=i: replace(c, layer_windows=one_free_layer(c, i)),
+        )
+        for i in range(num_hidden_layers)
+    )
+    return (*TECHNIQUES, *layers)
+
+
 BY_NAME = {technique.name: technique for technique in TECHNIQUES}

@@ -81,7 +81,7 @@ def flash_attention_forward(
         real: (B, S) bool, True = a real token, False = padding, on either side; None = all real.
         scale: factor on the scores; None means 1 / sqrt(Dh).
         window: W, the number of keys that a query sees, itself included; None: all so far.
-        block_q: queries of a tile. None: 128 on a CPU, 1024 on a GPU, where each tile costs calls.
+        block_q: queries of a tile. None: 256 on a CPU, 1024 on a GPU, where each tile costs calls.
         block_k: keys of a tile. None: 512 on a CPU, 1024 on a GPU.
 
     Returns:
@@ -102,7 +102,7 @@ def flash_attention_forward(
     q, k, v, bias, scale, shape, dtype = group_heads(q, k, v, real, scale, window)
     T, S = q.shape[1], k.shape[1]
     on_cpu = isinstance(q, np.ndarray)
-    block_q = block_q if block_q is not None else 128 if on_cpu else 1024
+    block_q = block_q if block_q is not None else 256 if on_cpu else 1024
     block_k = block_k if block_k is not None else 512 if on_cpu else 1024
     if min(block_q, block_k) < 1:
         raise ValueError(f"block_q and block_k must be at least 1, got {block_q} and {block_k}")

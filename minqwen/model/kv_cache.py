@@ -35,7 +35,7 @@ import numpy as np
 
 from ..backend import Array, array_module, to_numpy
 from .config import QwenConfig
-from .layer_plan import LayerPlan, changes_with_length, layer_windows
+from .layer_plan import LayerPlan, depends_on_length, layer_windows
 
 ROLLING_ROOM = 2  # windows
 
@@ -87,7 +87,7 @@ class KVCache:
         self._end = 0  # `length` after this pass
         # ids and positions of the text, kept where they are asked for again
         self._remembers = (
-            changes_with_length(config) or config.dual_chunk_attention_config is not None
+            depends_on_length(config) or config.dual_chunk_attention_config is not None
         )
         self._text: tuple[Array, Array] | None = None
         self._plans: tuple[LayerPlan, ...] = ()
@@ -187,6 +187,8 @@ class KVCache:
         """
         if not 0 <= length <= self.length:
             raise ValueError(f"length must be from 0 to {self.length}, got {length}")
+        if length == 0:
+            self._first = [0] * len(self._first)
         for window, first in zip(self.windows, self._first, strict=True):
             if window is not None and first > max(0, length - window + 1):
                 raise ValueError(
@@ -200,8 +202,9 @@ class KVCache:
 
     def _joined(self, positions: Array) -> Array:
         """Return the positions of all tokens; some may be given for each row, some for all."""
-        xp = array_module(positions)
         old = self._text[1] if self._text is not None else positions[..., :0]
+        xp = array_module(old, positions)
+        old, positions = xp.asarray(old), xp.asarray(positions)
         if old.ndim != positions.ndim:
             old, positions = (
                 xp.broadcast_to(a, (self.batch_size, a.shape[-1])) for a in (old, positions)

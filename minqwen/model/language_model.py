@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ..backend import Array, array_module
 from ..layers.dropout import DropoutCache, dropout_backward, dropout_forward
 from ..layers.embedding import EmbeddingCache, embedding_backward, embedding_forward
@@ -27,7 +29,7 @@ from ..shapes import require_axes, require_bool, require_shape
 from .config import QwenConfig, check_params
 from .decoder_block import DecoderBlockCache, decoder_block_backward, decoder_block_forward
 from .kv_cache import KVCache
-from .layer_plan import layer_plans, position_tables, row_lengths
+from .layer_plan import depends_on_length, layer_plans, position_tables, row_lengths
 
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 
@@ -103,13 +105,15 @@ def language_model_forward(
     else:
         real = None
     if positions is None:
-        positions = default_positions(real, past, T, table)
-    positions = xp.asarray(positions)
+        positions = default_positions(real, past, T)
+    if not hasattr(positions, "ndim"):
+        positions = np.asarray(positions)
     if positions.ndim == 1:
         require_shape("positions", positions, T=T)
     else:
         require_shape("positions", positions, B=B, T=T)
-    plans = layer_plans(config, row_lengths(config, real, past + T), training)
+    lengths = row_lengths(positions) if depends_on_length(config) else [past + T]
+    plans = layer_plans(config, lengths, training)
     key_positions = positions
     if kv_cache is not None:
         plans, input_ids, positions, key_positions = kv_cache.begin(plans, input_ids, positions)
@@ -169,24 +173,22 @@ def language_model_backward(dlogits: Array, cache: LanguageModelCache | None) ->
     return grads
 
 
-def default_positions(real: Array | None, past: int, T: int, like: Array) -> Array:
+def default_positions(real: Array | None, past: int, T: int) -> Array:
     """Return positions that count real tokens: padding does not move the text behind it.
 
     Args:
         real: (B, S) bool with S = past + T, or None: all are real.
         past: tokens in the KV cache.
         T: new tokens.
-        like: an array on the device where the positions are wanted.
 
     Returns:
-        (T,) int, or (B, T) int with `real`. Padding before the first token is at 0.
+        (T,) int on the host, or (B, T) int where `real` is. Padding before the first token is at 0.
 
-    >>> import numpy as np
-    >>> default_positions(np.array([[False, False, True, True]]), 0, 4, np.ones(1))
+    >>> default_positions(np.array([[False, False, True, True]]), 0, 4)
     array([[0, 0, 0, 1]])
     """
-    xp = array_module(like)
+    xp = array_module(real)
     if real is None:
-        return xp.arange(past, past + T)  # type: ignore[no-any-return]
+        return np.arange(past, past + T)
     counted = xp.cumsum(real.astype(xp.int64), axis=1) - 1  # (B, S)
     return xp.maximum(counted, 0)[:, past:]  # type: ignore[no-any-return]

@@ -111,7 +111,7 @@ def position_tables(
     Args:
         plan: of a layer.
         config: of the model.
-        positions: (T,) or (B, T) int, of the new tokens.
+        positions: (T,) or (B, T) int, of the new tokens; with DCA best on the host.
         key_positions: (S,) or (B, S) int, of all tokens.
         like: a parameter: gives device and precision.
     """
@@ -126,12 +126,12 @@ def position_tables(
         )
         cos, sin = chunks.key
     elif factor != 1.0:
-        cos, sin = yarn_tables(positions, freq, factor)
+        cos, sin = yarn_tables(xp.asarray(positions), freq, factor)
     else:
-        cos, sin = rope_tables(positions, freq)
+        cos, sin = rope_tables(xp.asarray(positions), freq)
     q_scale = None
     if plan.train_length is not None:
-        q_scale = logn_scale(positions, plan.train_length, dtype)
+        q_scale = logn_scale(xp.asarray(positions), plan.train_length, dtype)
     return PositionTables(cos, sin, q_scale, plan.window, chunks)
 
 
@@ -194,23 +194,24 @@ def layer_windows(config: QwenConfig) -> tuple[int | None, ...]:
     )
 
 
-def changes_with_length(config: QwenConfig) -> bool:
+def depends_on_length(config: QwenConfig) -> bool:
     """Say whether the frequencies depend on how long the text is."""
     return config.use_dynamic_ntk or rope_type(config) == "dynamic"
 
 
-def row_lengths(config: QwenConfig, real: Array | None, length: int) -> list[int]:
-    """Return the tokens in each row, or one number where that is enough.
+def row_lengths(positions: Array) -> list[int]:
+    """Return how long the text of each row is by its positions; one number if all are alike.
+
+    Positions on a device, which those of padded rows are, are waited for.
 
     Args:
-        config: of the model.
-        real: (B, S) bool, True = real token, or None: all are.
-        length: S.
+        positions: (T,) or (B, T) int, of the new tokens.
+
+    >>> row_lengths(np.array([[0, 1, 2], [0, 0, 1]])), row_lengths(np.array([7, 8]))
+    ([3, 2], [9])
     """
-    if real is None or not changes_with_length(config):
-        return [length]
-    counted: list[int] = to_numpy(real.sum(axis=1)).tolist()  # waits for the device
-    return counted
+    last: list[int] = to_numpy(positions).max(axis=-1, keepdims=positions.ndim == 1).tolist()
+    return [position + 1 for position in last]
 
 
 LONG_CONTEXT_FIELDS = (

@@ -199,6 +199,32 @@ BACKWARD = [
 ]
 # a wrong forward is a wrong function: its gradient may be right, its value is not that of the loops
 FORWARD = [
+    (
+        "self_attention",
+        "LogN on keys",
+        "q, logn = logn_forward(q, q_scale)",
+        "k, _ = logn_forward(k, q_scale)",
+    ),
+    ("self_attention", "LogN forgotten", "if q_scale is not None:", "if False:"),
+    ("self_attention", "window forgotten", "real, window=window)", "real)"),
+    (
+        "self_attention",
+        "plain attention for dual chunks",
+        "    if chunks is None:\n        a,",
+        "    if True:\n        a,",
+    ),
+    (
+        "self_attention",
+        "padding forgotten with chunks",
+        "(q, k, v, chunks, real)",
+        "(q, k, v, chunks)",
+    ),
+    (
+        "self_attention",
+        "queries turned before dual chunks",
+        "if chunks is None:\n        q, q_rope",
+        "if True:\n        q, q_rope",
+    ),
     ("linear", "bias dropped", "if b is not None:", "if False:"),
     (
         "embedding",
@@ -613,11 +639,31 @@ CHUNK_PIECES = [
     ),
 ]
 # how the layers are joined: the module, what is wrong, and the two lines
+WIRING_LONG = [  # seen by the model with YaRN and a window only
+    (
+        "layer_plan",
+        "attention factor forgotten",
+        "cos, sin = yarn_tables(xp.asarray(positions), freq, factor)",
+        "cos, sin = rope_tables(xp.asarray(positions), freq)",
+    ),
+    ("layer_plan", "rope_scaling ignored", 'if kind == "yarn":', 'if kind == "yarns":'),
+    ("layer_plan", "window lost", "q_scale, plan.window, chunks", "q_scale, None, chunks"),
+]
 WIRING = [
-    ("layer_plan", "RoPE base ignored", "base, scaling = config.head_dim, config.rope_theta", "base, scaling = config.head_dim, 10000.0"),
+    (
+        "layer_plan",
+        "RoPE base ignored",
+        "base, scaling = config.head_dim, config.rope_theta",
+        "base, scaling = config.head_dim, 10000.0",
+    ),
     ("language_model", "final eps dropped", "params[NORM], config.rms_norm_eps)", "params[NORM])"),
     ("language_model", "positions ignored", "if positions is None:", "if True:"),
-    ("language_model", "padding mask not passed on", "            real=real,\n", "            real=None,\n"),
+    (
+        "language_model",
+        "padding mask not passed on",
+        "            real=real,\n",
+        "            real=None,\n",
+    ),
     (
         "language_model",
         "one layer used twice",
@@ -819,8 +865,12 @@ def test_wrong_pieces_of_chunks_fail_the_comparison_with_the_loops(what, old, ne
     assert reference_error(concept("dual_chunk_attention")) > 1e-7, what
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize(("name", "what", "old", "new"), WIRING, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(
+    ("name", "what", "old", "new", "model"),
+    [(*mistake, model) for mistake in WIRING for model in MODELS]
+    + [(*mistake, "long") for mistake in WIRING_LONG],
+    ids=lambda v: str(v)[:40],
+)
 def test_wrong_wiring_fails_the_comparison_with_the_file(name, what, old, new, model, monkeypatch):
     wrong = edited(importlib.import_module(f"minqwen.model.{name}"), old, new)
     if name != "language_model":

@@ -10,7 +10,7 @@ from minqwen.layers.cross_entropy import cross_entropy_backward, cross_entropy_f
 from minqwen.model.config import QwenConfig
 
 FILE = pathlib.Path(__file__).parent.parent / "fixtures" / "qwen2_small.npz"
-MODELS = ("untied", "tied")
+MODELS = ("untied", "tied", "long")
 
 
 @functools.cache

@@ -221,6 +221,29 @@ def dual_chunk_attention(q, k, v, positions, highest=None, real=None, c=5, w=2, 
     return out
 
 
+def self_attention(x, wq, bq, wk, bk, wv, bv, wo, real, plan):
+    """Projections, rotation, LogN, attention and the last projection, at the sizes of the row.
+
+    H=4 heads share Hkv=2, Dh=6, base 100; what each plan does is written here again.
+    """
+    H, Hkv, positions = 4, 2, np.arange(x.shape[1])
+
+    def heads(w, b, n):
+        y = linear(x, w, b)
+        return np.stack([y[:, :, h * 6 : h * 6 + 6] for h in range(n)], axis=1)
+
+    q, k, v = heads(wq, bq, H), heads(wk, bk, Hkv), heads(wv, bv, Hkv)
+    if plan == "GQA, padding":
+        a = block_attention(rope(q, positions), rope(k, positions), v, real)
+    elif plan == "window, LogN, alpha":  # W=2, trained length 2, alpha 3
+        inv_freq = [100.0 ** (-2 * i / 6) / 3 ** (2 * i / 4) for i in range(3)]
+        q, k = turned(logn(q, positions, 2), positions, inv_freq), turned(k, positions, inv_freq)
+        a = block_attention(q, k, v, real, window=2)
+    else:  # c=4, w=2, trained length 3
+        a = dual_chunk_attention(logn(q, positions, 3), k, v, positions, real=real, c=4, w=2)
+    return linear(np.concatenate([a[:, h] for h in range(H)], axis=-1), wo)
+
+
 REFERENCES = {
     f.__name__: f
     for f in (
@@ -238,6 +261,7 @@ REFERENCES = {
         yarn,
         logn,
         dual_chunk_attention,
+        self_attention,
     )
 }
 

@@ -78,18 +78,17 @@ def test_default_positions_count_the_real_tokens():
     real = np.array(
         [[True] * 6, [False, False, True, True, True, True], [True, False, True, True, False, True]]
     )
-    like = np.zeros(1, np.float32)
     want = [[0, 1, 2, 3, 4, 5], [0, 0, 0, 1, 2, 3], [0, 0, 1, 2, 2, 3]]
-    np.testing.assert_array_equal(default_positions(real, 0, 6, like), want)
-    np.testing.assert_array_equal(default_positions(real, 4, 2, like), np.array(want)[:, 4:])
-    np.testing.assert_array_equal(default_positions(None, 4, 2, like), [4, 5])
+    np.testing.assert_array_equal(default_positions(real, 0, 6), want)
+    np.testing.assert_array_equal(default_positions(real, 4, 2), np.array(want)[:, 4:])
+    np.testing.assert_array_equal(default_positions(None, 4, 2), [4, 5])
 
 
 @pytest.mark.parametrize("side", ["left", "right", "hole"])
 def test_positions_default_to_default_positions(config, params, ids, side):
     mask = np.ones(ids.shape, dtype=bool)
     mask[1, {"left": slice(0, 4), "right": slice(7, 11), "hole": slice(3, 5)}[side]] = False
-    positions = default_positions(mask, 0, 11, params["model.norm.weight"])
+    positions = default_positions(mask, 0, 11)
     got, cache = language_model_forward(params, config, ids, attention_mask=mask)
     want, want_cache = language_model_forward(
         params, config, ids, attention_mask=mask, positions=positions

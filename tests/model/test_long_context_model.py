@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from helpers.fake_device import count_syncs, install, to_fake
 from helpers.models import random_params, small_config
 
 from minqwen.model.config import QwenConfig
@@ -249,6 +250,7 @@ def test_truncate_says_what_it_cannot_do():
         kv_cache.truncate(20)
     with pytest.raises(ValueError, match="window of W=3 has rolled on"):
         kv_cache.truncate(5)
+    kv_cache.truncate(0)  # nothing is needed
     with pytest.raises(ValueError, match=r"kv_cache is for windows \(3, 6\)"):
         language_model_forward(
             params, model("plain")[0], tokens(length=1), kv_cache=KVCache(config, 2, T)
@@ -378,3 +380,20 @@ def test_what_is_not_computed_is_refused(changes, message):
     config = small_config(**changes)
     with pytest.raises(NotImplementedError, match=message):
         language_model_forward(random_params(config), config, tokens())
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_generation_on_the_strict_fake_device(name, padded, monkeypatch):
+    """The same tokens; without padding nothing waits but the copy of the logits."""
+    config, _ = model(name)
+    params = random_params(config, dtype="float32")
+    ids, mask = tokens(length=7), np.ones((2, 7), dtype=bool)
+    mask[1, :3] = not padded
+    want = generate(params, config, ids, max_new_tokens=8, attention_mask=mask)
+    install(monkeypatch)
+    with count_syncs() as syncs:
+        got = generate(to_fake(params), config, ids, max_new_tokens=8, attention_mask=mask)
+    np.testing.assert_array_equal(got, want)
+    assert set(syncs) == {"asnumpy"}
+    assert syncs["asnumpy"] <= 8 * (4 if padded else 1)

@@ -34,7 +34,7 @@ def test_value_gradients_and_lse(H, Hkv, T, S, window, tiles):
     for ours, want in zip(
         (out, *grads), (theirs.detach(), *(t.grad for t in tensors)), strict=True
     ):
-        assert np.abs(ours - want.numpy()).max() < 1e-9 * np.abs(want.numpy()).max() + 1e-15
+        assert np.abs(ours - want.numpy()).max() < 1e-9  # numbers of order 1
 
     scores = tensors[0].detach() @ repeated[0].detach().transpose(-1, -2) * 8**-0.5
     lse = torch.logsumexp(scores.masked_fill(~mask, -torch.inf), -1).numpy()  # (B, H, T)
@@ -52,15 +52,15 @@ def test_is_causal_of_torch_is_ours_when_no_token_came_before():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_scores_near_ten_thousand(dtype):
     q, k, v, dout = inputs(2, 1, 50, 50, dtype=dtype)
-    k *= 3000
-    assert np.abs(q @ k.swapaxes(-1, -2)).max() * 8**-0.5 > 1e4
+    q[..., 0], k[..., 0] = 100, 100 * 8**0.5
+    assert (q @ k.swapaxes(-1, -2)).min() * 8**-0.5 > 9900
     out, cache = flash_attention_forward(q, k, v, block_q=16, block_k=16)
     grads = flash_attention_backward(dout, cache)
     tensors = [torch.from_numpy(x.astype(np.float64)).requires_grad_() for x in (q, k, v)]
     repeated = [x.repeat_interleave(2, 1) for x in tensors[1:]]
     theirs = attend(tensors[0], *repeated, attn_mask=torch.ones(50, 50, dtype=torch.bool).tril())
     theirs.backward(torch.from_numpy(dout.astype(np.float64)))
-    bound = 1e-9 if dtype == np.float64 else 2e-2
+    bound = 1e-9 if dtype == np.float64 else 1e-2  # float32 knows a score of 1e4 to 5e-4 only
     for ours, want in zip(
         (out, *grads), (theirs.detach(), *(t.grad for t in tensors)), strict=True
     ):
