@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from minqwen.backend import Array
+from minqwen.layers.attention import attention_backward, attention_forward, causal_mask
 from minqwen.layers.block_attention import block_attention_backward, block_attention_forward
 from minqwen.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
+from minqwen.layers.flash_attention import flash_attention_backward, flash_attention_forward
 from minqwen.layers.rmsnorm import rmsnorm_backward, rmsnorm_forward
 from minqwen.layers.rope import rope_backward, rope_forward, rope_inv_freq, rope_tables
 from minqwen.layers.swiglu import swiglu_backward, swiglu_forward
@@ -152,6 +154,25 @@ def attention(B: int, H: int, Hkv: int, T: int, Dh: int, backward: bool) -> Work
     products = 7 if backward else 2  # of T/2 visible keys for each query, 2 Dh flops a pair
     flops = products * B * H * T * T * Dh
     return Work(ours, {"sdpa": sdpa, "torch eager": eager}, flops=flops, memory=T >= 2048)
+
+
+def flash_attention(B: int, H: int, Hkv: int, T: int, Dh: int, backward: bool) -> Work:
+    """Tiles against the plain matrix, blocks of whole rows, and torch; same inputs as above."""
+    blocks = attention(B, H, Hkv, T, Dh, backward)
+    q, dy = normal(B, H, T, Dh), normal(B, H, T, Dh, seed=1)
+    k, v = normal(B, Hkv, T, Dh), normal(B, Hkv, T, Dh, seed=1)
+    mask = causal_mask(T, T)
+
+    def ours() -> Any:
+        y, cache = flash_attention_forward(q, k, v)
+        return (y, *flash_attention_backward(dy, cache)) if backward else (y,)
+
+    def plain() -> Any:
+        y, cache = attention_forward(q, k, v, mask)
+        return (y, *attention_backward(dy, cache)) if backward else (y,)
+
+    rivals = {"plain": lambda: plain, "blocks": lambda: blocks.ours, "sdpa": blocks.rivals["sdpa"]}
+    return Work(ours, rivals, flops=blocks.flops, memory=True, in_numpy=("plain", "blocks"))
 
 
 def cross_entropy(N: int, V: int) -> Work:
@@ -398,6 +419,8 @@ def _train_and_count(train: Call, text: str) -> Call:
 
 QWEN2 = {"B": 1, "H": 14, "Hkv": 2, "Dh": 64}  # heads of Qwen2-0.5B
 FEW = {"B": 2, "H": 6, "Hkv": 3, "T": 70, "Dh": 4}  # T: more than one block of queries
+TWO = {"B": 1, "H": 2, "Hkv": 2, "Dh": 64}  # few, as the plain way needs H * T * T numbers
+FLASH = {"plain": 1.0}  # the goal
 FORWARD, BOTH = {"backward": False}, {"backward": True}
 ROWS, WIDE = {"N": 2048, "D": 896}, {"N": 2048, "D": 256, "F": 704}
 EAGER = "transformers eager"
@@ -448,6 +471,10 @@ CASES = [
     ),
     Case("attention 2048 forward", attention, {**QWEN2, "T": 2048, **FORWARD}, {}, {"sdpa": 1.1}),
     Case("attention 2048 both", attention, {**QWEN2, "T": 2048, **BOTH}, {}, {"sdpa": 0.9}),
+    Case("flash 2048 forward", flash_attention, {**TWO, "T": 2048, **FORWARD}, {}, FLASH),
+    Case("flash 2048 both", flash_attention, {**TWO, "T": 2048, **BOTH}, {**FEW, **BOTH}, FLASH),
+    Case("flash 8192 forward", flash_attention, {**TWO, "T": 8192, **FORWARD}, {}, FLASH),
+    Case("flash 8192 both", flash_attention, {**TWO, "T": 8192, **BOTH}, {}, FLASH),
     Case(
         "cross-entropy", cross_entropy, {"N": 512, "V": 151936}, {"N": 5, "V": 4099}, {"torch": 1.0}
     ),

@@ -33,6 +33,7 @@ class Work(NamedTuple):
     unit: str = ""  # of the rate, per second
     tolerance: float = 1e-5  # most difference from a rival, of the largest number of each array
     memory: bool = False  # also measure our peak extra memory
+    in_numpy: tuple[str, ...] = ()  # rivals whose memory can be measured as ours is
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ def measure(case: Case, threads: int, rounds: int, budget: float = 40.0) -> dict
         "missed": [] if disturbed else over,
         "work": {key: getattr(work, key) for key in ("flops", "nbytes", "items", "unit")},
         "memory": peak_memory(work.ours) if work.memory else None,
+        "rival_memory": {name: peak_memory(rivals[name])["peak"] for name in work.in_numpy},
     }
 
 

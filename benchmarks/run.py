@@ -167,6 +167,10 @@ def remarks(result: dict[str, Any], limits: dict[str, float]) -> list[str]:
     if memory := result["memory"]:
         peak, kept = memory["peak"] / 2**20, memory["result"] / 2**20
         found.append(f"extra memory {peak:.0f} MiB, {kept:.0f} of it the result")
+    for rival, peak in result.get("rival_memory", {}).items():
+        found.append(
+            f"{rival}: {peak / 2**20:.0f} MiB, {peak / result['memory']['peak']:.1f} times"
+        )
     if result.get("disturbed"):
         found.append("disturbed by other processes")
     return found

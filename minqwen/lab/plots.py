@@ -1,4 +1,4 @@
-"""The laboratory's three pictures, drawn from the cells of results.json."""
+"""The laboratory's pictures, drawn from the cells of results.json."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ STYLES: dict[str, tuple[str, str, str]] = {  # technique -> colour, line, marker
     "dca": ("#8a3fa0", "--", "P"),
     "dca_temperature": ("#c0408a", "--", "*"),
     "dca_yarn": ("#c0408a", ":", "*"),
+    "all_layers": ("#888888", "-.", "x"),
 }
 LABELS = {"ntk_logn": "NTK + LogN", "ntk": "NTK", "ntk_logn_window": "NTK + LogN + window"}
 
@@ -48,10 +49,10 @@ def draw_lengths(n: Numbers, names: Sequence[str]) -> Any:
         )
     left.set_title(f"our model, trained at L0 = {n.train_length}")
     right.set_title("Qwen-7B, trained at L0 = 2048 (the report, Table 3)")
-    for axes, ticks in ((left, MULTIPLES), (right, (0.5, 1, 2, 4, 8))):
-        _length_axis(axes, ticks)
-        axes.legend(fontsize=8)
     left.axhline(n.perplexity("plain", 1), color="#bbb", linewidth=0.8, zorder=0)
+    for axes, ticks in ((left, MULTIPLES), (right, (0.5, 1, 2, 4, 8))):
+        axes.legend(fontsize=8)
+        _length_axis(axes, ticks)
     return drawing
 
 
@@ -77,26 +78,49 @@ def draw_positions(n: Numbers, names: Sequence[str]) -> Any:
 def draw_windows(n: Numbers) -> Any:
     """Draw short windows low against short windows high, and one half limited against the other."""
     drawing, all_axes = new_figure(12.5, 4.2, 3)
-    low, high, full = "#2b7a4b", "#b3372f", "#222222"
+    ladders, halves = ("short windows {}", "low", "high"), ("{} half", "lower", "upper")
     panels = (
-        ("the same windows both ways round", "window", "window_reversed", "plain"),
-        ("the same, with NTK and LogN", "ntk_logn_window", "ntk_logn_window_reversed", "ntk_logn"),
-        ("half of the layers limited to L0", "lower_half", "upper_half", "plain"),
-    )
-    for axes, (title, lower, upper, none) in zip(all_axes, panels, strict=True):
-        names = ("the lower half", "the upper half") if lower == "lower_half" else (
-            "short windows low", "short windows high")  # fmt: skip
-        for name, colour, line, marker, text in (
-            (none, full, ":", "o", "no windows"),
-            (upper, high, "-", "v", names[1]),
-            (lower, low, "-", "^", names[0]),
-            ("all_layers", "#888", "--", "x", "every layer sees L0"),
+        ("the same windows both ways round", ladders, "window", "window_reversed", "plain"),
+        ("the same, with NTK and LogN", ladders,
+         "ntk_logn_window", "ntk_logn_window_reversed", "ntk_logn"),
+        ("half of the layers limited to L0", halves, "lower_half", "upper_half", "plain"),
+    )  # fmt: skip
+    for axes, (title, (text, below, above), lower, upper, none) in zip(
+        all_axes, panels, strict=True
+    ):
+        for name, colour, line, marker, what in (
+            (none, "#222222", ":", "o", "no windows"),
+            (upper, "#b3372f", "-", "v", text.format(above)),
+            (lower, "#2b7a4b", "-", "^", text.format(below)),
+            ("all_layers", "#888888", "-.", "x", "L0 in every layer"),
         ):
             values = [n.perplexity(name, k) for k in MULTIPLES]
-            axes.plot(MULTIPLES, values, line, color=colour, marker=marker, ms=5, label=text)
-        _length_axis(axes, MULTIPLES)
+            axes.plot(MULTIPLES, values, line, color=colour, marker=marker, ms=5, label=what)
         axes.set_title(title, fontsize=10)
         axes.legend(fontsize=8)
+    limits = [axes.get_ylim() for axes in all_axes]
+    for axes in all_axes:  # one scale, to be compared
+        axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+        _length_axis(axes, MULTIPLES)
+    return drawing
+
+
+def draw_layers(n: Numbers) -> Any:
+    """Draw what happens when a single layer sees more than L0."""
+    drawing, axes = new_figure(7.5, 4.2, 1)
+    layers = [name for name in n.results.cells if name.startswith("layer_")]
+    for i, name in enumerate(layers):
+        shade = 0.15 + 0.75 * i / max(len(layers) - 1, 1)  # blue = low in the model
+        values = [n.perplexity(name, k) for k in MULTIPLES]
+        look = {"color": (shade, 0.35, 1 - shade), "marker": "o", "ms": 5, "lw": 2.2 - i % 2}
+        axes.plot(MULTIPLES, values, **look, label=f"layer {i}" + " (lowest)" * (i == 0))
+    for name, what in (("plain", "all layers"), ("all_layers", "no layer")):
+        colour, _, marker = STYLES[name]
+        values = [n.perplexity(name, k) for k in MULTIPLES]
+        axes.plot(MULTIPLES, values, ":", color=colour, marker=marker, ms=4, label=what)
+    axes.set_title("which layers see more than L0")
+    axes.legend(fontsize=8)
+    _length_axis(axes, MULTIPLES)
     return drawing
 
 
@@ -109,11 +133,14 @@ def _length_axis(axes: Any, ticks: Sequence[float]) -> None:
 
 def _plain_ticks(axes: Any, ticks: Sequence[float]) -> None:
     """Write numbers as people do, and not as powers of ten."""
-    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, ScalarFormatter
+    from matplotlib.ticker import NullLocator
 
+    low, high = axes.get_ylim()
+    digits = (1, 2, 5) if high / low > 30 else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
+    numbers = [digit * 10.0**power for power in range(-1, 7) for digit in digits]
+    shown = [number for number in numbers if low <= number <= high]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(ScalarFormatter())
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_yticks(shown, [f"{number:g}" for number in shown])
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_locator(NullLocator())
     axes.grid(alpha=0.25)

@@ -15,12 +15,21 @@ from ..tour_page import STYLE, table
 from ..training.run_folder import explain_os_errors
 from .findings import REPORT, findings
 from .numbers import Numbers
-from .plots import draw_lengths, draw_positions, draw_windows
+from .plots import draw_layers, draw_lengths, draw_positions, draw_windows
 from .results import Results
 from .settings import MULTIPLES
 from .techniques import techniques
 
-SHOWN = ("plain", "ntk", "ntk_logn", "ntk_logn_window", "yarn", "dca", "dca_temperature")
+SHOWN = (
+    "plain",
+    "ntk",
+    "ntk_logn",
+    "ntk_logn_window",
+    "yarn",
+    "dca",
+    "dca_temperature",
+    "all_layers",
+)
 TITLES = {
     "report": "the report's rows, each on top of the one above",
     "more": "others, each by itself",
@@ -33,6 +42,7 @@ ALTS = {
     "perplexity.png": "Perplexity against length, ours and the report's.",
     "positions.png": "Perplexity against the position within the longest texts.",
     "windows.png": "The same windows both ways round.",
+    "layers.png": "Perplexity when a single layer sees more than the trained length.",
 }
 
 
@@ -47,6 +57,7 @@ def write_report(folder: Path, results: Results) -> Path:
         "perplexity.png": png(draw_lengths(n, SHOWN)),
         "positions.png": png(draw_positions(n, SHOWN)),
         "windows.png": png(draw_windows(n)),
+        "layers.png": png(draw_layers(n)),
     }
     for name, data in plots.items():
         _write(folder / name, data)
@@ -159,6 +170,9 @@ def page(n: Numbers, facts: dict[str, Any], plots: Sequence[str]) -> str:
         plots[1],
         "<h2>4 Windows: short ones low, or short ones high?</h2>",
         plots[2],
+        "<p>The report says that lower layers are more sensitive to length. So: let one layer see "
+        "everything, and hold all others at L0.</p>",
+        plots[3],
         f"<h2>5 Where we agree with the report, and where not</h2><p>{count}.</p>",
         table(["the report says", "it measured", "we measured", "verdict"],
               [list(f) for f in found], set()),

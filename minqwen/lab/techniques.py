@@ -178,16 +178,14 @@ def techniques(num_hidden_layers: int) -> tuple[Technique, ...]:
     >>> [t.label for t in techniques(2)[-2:]]
     ['only layer 0 sees more than L0', 'only layer 1 sees more than L0']
     """
-    layers = (
-        Technique(
-            f"layer_{i}",
-            f"only layer {i} sees more than L0",
-            "layers",
-            lambda c, T, i=i: replace(c, layer_windows=one_free_layer(c, i)),
-        )
-        for i in range(num_hidden_layers)
-    )
-    return (*TECHNIQUES, *layers)
+    return (*TECHNIQUES, *map(_only, range(num_hidden_layers)))
+
+
+def _only(i: int) -> Technique:
+    def change(config: QwenConfig, length: int) -> QwenConfig:
+        return replace(config, layer_windows=one_free_layer(config, i))
+
+    return Technique(f"layer_{i}", f"only layer {i} sees more than L0", "layers", change)
 
 
 BY_NAME = {technique.name: technique for technique in TECHNIQUES}

@@ -1,6 +1,5 @@
 """The laboratory: what it writes, what it keeps, what it refuses, and what it concludes."""
 
-import argparse
 import json
 import math
 import re
@@ -10,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.commands import error_of
 
-from minqwen.commands import lab as command
+from minqwen.cli import main
 from minqwen.lab import long_context, settings
 from minqwen.lab.findings import AGREES, DISAGREES, REPORT, findings
 from minqwen.lab.long_context import long_context_lab, prepare_text
@@ -19,7 +19,7 @@ from minqwen.lab.measure import difference, measure, token_losses
 from minqwen.lab.numbers import Gain, Numbers
 from minqwen.lab.results import Results
 from minqwen.lab.settings import MULTIPLES, LabSettings
-from minqwen.lab.techniques import BY_NAME, TECHNIQUES
+from minqwen.lab.techniques import BY_NAME, techniques
 from minqwen.model.init import init_params
 from minqwen.training.accumulate import evaluate
 from minqwen.training.metrics import Metrics
@@ -35,10 +35,22 @@ TINY = LabSettings(
     text_bytes=500_000,
     steps=4,
     batch_size=4,
+    warmup_steps=2,
     peak_lr=1e-2,
-    measured_tokens=512,
+    texts=2,
 )
-EXACT = ("ntk", "logn", "ntk_logn", "ntk_logn_window", "window", "lower_half", "all_layers")
+ROWS = techniques(TINY.num_hidden_layers)
+NAMES = {row.name for row in ROWS}
+EXACT = (
+    "ntk",
+    "logn",
+    "ntk_logn",
+    "ntk_logn_window",
+    "window",
+    "lower_half",
+    "all_layers",
+    "layer_0",
+)
 
 
 def run(folder, settings=TINY, lines=None):
@@ -71,7 +83,7 @@ def no_pictures(monkeypatch):
 def model():
     config = replace(TINY.config(50), initializer_range=0.5)
     rng = np.random.default_rng(0)
-    return init_params(config, rng), config, rng.integers(0, 50, 65).astype(np.int32)
+    return init_params(config, rng), config, rng.integers(0, 50, (3, 65)).astype(np.int32)
 
 
 def values_of(folder):
@@ -82,48 +94,46 @@ def values_of(folder):
 
 
 def test_every_length_scores_the_same_tokens(model):
-    params, config, stream = model
+    params, config, texts = model
     for length in (8, 16, 64):
-        losses = token_losses(params, config, stream, length)
-        assert losses.shape == (64 // length, length)
-        rows = np.stack([stream[i : i + length + 1] for i in range(0, 64, length)])
-        assert losses.mean() == pytest.approx(evaluate(params, config, rows, 3), rel=1e-5)
-    short, long = (token_losses(params, config, stream, length).ravel() for length in (8, 64))
-    np.testing.assert_allclose(short[:8], long[:8], rtol=1e-4)  # they have seen the same
-    assert abs(short[8] - long[8]) > 1e-3  # the first token of the second text has seen nothing
+        losses = token_losses(params, config, texts, length)
+        assert losses.shape == (3, 64 // length, length)
+        rows = [text[i : i + length + 1] for text in texts for i in range(0, 64, length)]
+        assert losses.mean() == pytest.approx(evaluate(params, config, np.stack(rows), 3), rel=1e-5)
+    short, long = (token_losses(params, config, texts, length).reshape(3, 64) for length in (8, 64))
+    np.testing.assert_allclose(short[:, :8], long[:, :8], rtol=1e-4)  # they have seen the same
+    assert np.abs(short[:, 8] - long[:, 8]).min() > 1e-3  # first of its piece: it has seen nothing
 
 
 def test_batches_change_nothing(model, monkeypatch):
-    params, config, stream = model
-    together = token_losses(params, config, stream, 8)
+    params, config, texts = model
+    together = token_losses(params, config, texts, 8)
     monkeypatch.setattr("minqwen.lab.measure.BATCH_TOKENS", 24)
-    np.testing.assert_allclose(token_losses(params, config, stream, 8), together, rtol=1e-4)
+    np.testing.assert_allclose(token_losses(params, config, texts, 8), together, rtol=1e-4)
 
 
-def test_a_stream_that_does_not_fit_is_refused(model):
-    params, config, stream = model
-    with pytest.raises(ValueError, match=r"n \* length \+ 1 tokens with length=7, got 65"):
-        token_losses(params, config, stream, 7)
+def test_a_length_that_does_not_fit_is_refused(model):
+    with pytest.raises(ValueError, match="length must divide the 64 tokens of a text, got 7"):
+        token_losses(*model, 7)
 
 
 def test_a_cell_is_the_mean_cut_in_two_ways(model):
-    params, config, stream = model
-    cell = measure(params, config, stream, 8, stretch=32, buckets=4)
-    losses = token_losses(params, config, stream, 8)
+    cell, losses = measure(*model, 8, buckets=4), token_losses(*model, 8)
     assert cell["perplexity"] == pytest.approx(math.exp(losses.mean()))
-    np.testing.assert_allclose(cell["stretches"], [losses[:4].mean(), losses[4:].mean()])
-    np.testing.assert_allclose(cell["by_position"], losses.mean(axis=0).reshape(4, 2).mean(axis=1))
+    np.testing.assert_allclose(cell["by_text"], [text.mean() for text in losses])
+    by_position = losses.mean(axis=(0, 1)).reshape(4, 2).mean(axis=1)
+    np.testing.assert_allclose(cell["by_position"], by_position)
 
 
 def test_nan_is_not_a_result(model):
-    params, config, stream = model
+    params, config, texts = model
     params = {key: np.full_like(w, np.nan) for key, w in params.items()}
     with pytest.raises(FloatingPointError, match="the loss at length 8 is nan"):
-        measure(params, config, stream, 8, stretch=32, buckets=4)
+        measure(params, config, texts, 8, buckets=4)
 
 
 def test_the_error_is_that_of_the_paired_difference():
-    hard, easy = {"stretches": [9.0, 1.0, 5.0]}, {"stretches": [8.0, 0.0, 3.0]}
+    hard, easy = {"by_text": [9.0, 1.0, 5.0]}, {"by_text": [8.0, 0.0, 3.0]}
     mean, error = difference(hard, easy)  # 1, 1, 2
     assert mean == pytest.approx(4 / 3)
     assert error == pytest.approx(np.std([1, 1, 2], ddof=1) / math.sqrt(3))
@@ -134,11 +144,11 @@ def test_the_error_is_that_of_the_paired_difference():
 
 def test_every_technique_changes_how_the_same_parameters_read():
     config = TINY.config(280)
-    for technique in TECHNIQUES[1:]:
+    for technique in ROWS[1:]:
         changed = technique.config(config, 256)
         assert changed != config, technique.name
         assert not changed.unsupported(), technique.name
-    assert len(BY_NAME) == len(TECHNIQUES)
+    assert len({row.name for row in ROWS}) == len(ROWS)
     low, high = (BY_NAME[n].config(config, 64).layer_windows for n in ("window", "window_reversed"))
     assert low == high[::-1] == sorted(low)
     assert min(low) == TINY.train_length
@@ -160,24 +170,24 @@ def test_yarn_follows_the_length_and_only_the_temperature_goes_with_dca():
 def test_writes_table_plots_and_page(finished):
     folder, lines = finished
     cells = values_of(folder)["cells"]
-    assert set(cells) == set(BY_NAME)
+    assert set(cells) == NAMES
     for row in cells.values():
         assert [int(length) for length in row] == [16 * k for k in MULTIPLES]
         for cell in row.values():
             assert cell["perplexity"] == math.exp(cell["nll"])
-            assert np.mean(cell["stretches"]) == pytest.approx(cell["nll"])
+            assert np.mean(cell["by_text"]) == pytest.approx(cell["nll"])
             assert np.mean(cell["by_position"]) == pytest.approx(cell["nll"])
-    for name in ("perplexity.png", "positions.png", "windows.png"):
+    for name in ("perplexity.png", "positions.png", "windows.png", "layers.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
     table = (folder / "table.md").read_text(encoding="utf-8")
     page = (folder / "index.html").read_text(encoding="utf-8")
-    for technique in TECHNIQUES:
+    for technique in ROWS:
         value = f"{cells[technique.name]['256']['perplexity']:.2f}"
         row = next(r for r in table.splitlines() if r.startswith(f"| {technique.label} |"))
         assert value in row
         assert any(line.startswith(technique.label) and value in line for line in lines)
         assert value in page
-    assert page.count("data:image/png") == 3
+    assert page.count("data:image/png") == 4
     assert not list(folder.glob("*.part"))
 
 
@@ -186,23 +196,25 @@ def test_up_to_the_trained_length_rows_are_the_same(finished):
     cells = values_of(finished[0])["cells"]
     plain = cells["plain"]["16"]
     for name in EXACT:
-        assert cells[name]["16"]["stretches"] == plain["stretches"], name
+        assert cells[name]["16"]["by_text"] == plain["by_text"], name
         assert cells[name]["16"]["by_position"] == plain["by_position"], name
-    for name in set(BY_NAME) - set(EXACT):
+    for name in NAMES - set(EXACT):
         assert cells[name]["16"]["nll"] == pytest.approx(plain["nll"], rel=1e-5), name
-    for name in set(BY_NAME) - {"plain"}:
+    for name in NAMES - {"plain"}:
         assert cells[name]["256"]["nll"] != cells["plain"]["256"]["nll"], f"{name} does nothing"
 
 
 def test_measured_text_is_not_trained_on(monkeypatch):
-    documents = [f"document {i} says this\n" * 40 for i in range(100, 160)]
+    documents = [f"document {i} says this\n" * 80 for i in range(100, 160)]
     monkeypatch.setattr(long_context, "standard_library_code", lambda max_bytes: list(documents))
     text = prepare_text(TINY)
 
     def named(ids):
-        return set(re.findall(r"document (\d+)", text.tokenizer.decode(ids.ravel().tolist())))
+        return set(
+            re.findall(r"document (\d{3}) says", text.tokenizer.decode(ids.ravel().tolist()))
+        )
 
-    measured = named(text.stream) | named(text.validation_rows)
+    measured = named(text.texts) | named(text.validation_rows)
     assert len(measured) > 1
     assert not measured & named(text.rows[:, :-1])
 
@@ -237,7 +249,7 @@ def test_goes_on_after_a_stop(finished, tmp_path, monkeypatch):
         run(tmp_path / "lab")
     assert sum(map(len, values_of(tmp_path / "lab")["cells"].values())) == 3
     run(tmp_path / "lab")
-    assert len(calls) == 1 + len(TECHNIQUES) * len(MULTIPLES)
+    assert len(calls) == 1 + len(ROWS) * len(MULTIPLES)
 
     def numbers(folder):
         return {n: [c["nll"] for c in r.values()] for n, r in values_of(folder)["cells"].items()}
@@ -246,7 +258,7 @@ def test_goes_on_after_a_stop(finished, tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("no_pictures")
-@pytest.mark.parametrize("what", ["code", "params", "stream"])
+@pytest.mark.parametrize("what", ["code", "params", "texts"])
 def test_numbers_of_another_origin_are_dropped(copy, what):
     values = values_of(copy)
     values["facts"]["fingerprint"][what] = "another"
@@ -312,8 +324,7 @@ def test_a_broken_checkpoint_is_named(copy):
     ("values", "message"),
     [
         ({"train_length": 12}, "train_length must be a multiple of 8, at least 16, got 12"),
-        ({"measured_tokens": 256}, "measured_tokens must be a multiple of the longest text, 256"),
-        ({"measured_tokens": 700}, "measured_tokens must be a multiple"),
+        ({"texts": 1}, "texts must be at least 2, for an error of the mean, got 1"),
         ({"num_hidden_layers": 1}, "num_hidden_layers must be at least 2"),
         ({"steps": 0}, "steps must be a whole number, at least 1"),
     ],
@@ -324,36 +335,34 @@ def test_impossible_settings_are_refused(values, message):
 
 
 def test_too_little_text_is_refused():
-    with pytest.raises(ValueError, match=r"the held-out text has \d+ tokens"):
-        prepare_text(replace(TINY, measured_tokens=256 * 1000))
+    with pytest.raises(ValueError, match=r"the held-out text makes \d+ texts of 256"):
+        prepare_text(replace(TINY, texts=1000))
 
 
 @pytest.mark.usefixtures("no_pictures")
 def test_the_command(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(settings, "QUICK", TINY)
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    words = ["long-context", "--out", str(tmp_path / "lab"), "--quick", "--steps", "2"]
-    assert command.run(parser.parse_args([*words, "--seed", "5", "--json"])) == 0
+    words = ["lab", "long-context", "--out", str(tmp_path / "lab"), "--quick", "--steps", "2"]
+    assert main([*words, "--seed", "5", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["facts"]["settings"] == replace(TINY, steps=2, seed=5).to_dict()
-    assert set(printed["perplexity"]) == set(BY_NAME)
-    with pytest.raises(ValueError, match="--seed must be 0 or more"):
-        command.run(parser.parse_args([*words, "--seed", "-1"]))
+    assert set(printed["perplexity"]) == NAMES
+    assert "--seed must be 0 or more" in error_of(capsys, *words, "--seed", "-1")
+    assert "steps may grow, not shrink" in error_of(capsys, *words, "--seed", "5", "--steps", "1")
 
 
 # --- what it concludes -------------------------------------------------------------------------
 
 
 def lab_that_measured(tmp_path, rows):
-    """A laboratory with these perplexities at 1 to 16 L0, each stretch a bit off."""
+    """A laboratory with these perplexities at 1 to 16 L0, each text a bit off."""
     results = Results(tmp_path)
     noise = np.array([-0.001, 0.001, 0.0])
     for name, row in rows.items():
         for k, value in zip(MULTIPLES, row, strict=True):
             own = noise * (0.0 if k == 1 else 0.01 * len(name))
-            stretches = (math.log(value) + noise + own).tolist()
-            cell = {"nll": math.log(value), "perplexity": value, "stretches": stretches}
+            by_text = (math.log(value) + noise + own).tolist()
+            cell = {"nll": math.log(value), "perplexity": value, "by_text": by_text}
             results.cells.setdefault(name, {})[str(16 * k)] = cell
     return Numbers(results, 16)
 
@@ -370,7 +379,7 @@ AS_IN_THE_REPORT = {
 
 
 def test_the_reports_own_numbers_agree_with_the_report(tmp_path):
-    rows = {name: AS_IN_THE_REPORT.get(name, (3.78, 5.0, 6.0, 7.0, 8.0)) for name in BY_NAME}
+    rows = {name: AS_IN_THE_REPORT.get(name, (3.78, 5.0, 6.0, 7.0, 8.0)) for name in NAMES}
     found = findings(lab_that_measured(tmp_path, rows))
     assert [f.verdict for f in found] == [AGREES] * len(found), found
 
@@ -378,7 +387,7 @@ def test_the_reports_own_numbers_agree_with_the_report(tmp_path):
 def test_the_opposite_does_not_agree(tmp_path):
     falling, rising = (4.0, 3.9, 3.8, 3.7, 3.6), (4.0, 4.4, 5.0, 6.0, 8.0)
     worse = ("ntk", "ntk_logn", "ntk_logn_window", "dca_temperature", "window", "lower_half")
-    rows = dict.fromkeys(BY_NAME, rising) | {"plain": tuple(v + 0.5 for v in rising)}
+    rows = dict.fromkeys(sorted(NAMES), rising) | {"plain": tuple(v + 0.5 for v in rising)}
     rows["plain"] = (4.0, 4.1, 4.2, 4.3, 4.4)
     rows["ntk_logn"] = tuple(v * 1.1 for v in rising)
     rows["ntk_logn_window"] = tuple(v * 1.3 for v in rising)
