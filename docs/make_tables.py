@@ -26,6 +26,8 @@ OTHERS = {
     "minqwen/long_context/chunk_pieces.py": "Qwen2 2.2.1 (Dual Chunk Attention)",
     "minqwen/model/config.py": "Qwen Table 1, Qwen2 Table 1",
     "minqwen/model/layer_plan.py": "Qwen 2.3.2, Qwen2 3.2",
+    "minqwen/lab/long_context.py": "Qwen 2.3.2, Table 3",
+    "minqwen/lab/techniques.py": "Qwen 2.3.2, Qwen2 3.2",
     "minqwen/model/presets.py": "Qwen Table 1, Qwen2 Table 1",
     "minqwen/model/init.py": "(released code)",
     "minqwen/model/kv_cache.py": "Qwen2 Dense Model",
