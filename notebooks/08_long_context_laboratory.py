@@ -161,6 +161,8 @@ for name in ("plain", "ntk", "ntk_logn", "ntk_logn_window", "yarn", "dca"):
     ax.loglog(MULTIPLES, row, marker="o", label=BY_NAME[name].label)
 ax.set_xticks(MULTIPLES, [f"{k} L0" for k in MULTIPLES])
 ax.set(xlabel="length of the text", ylabel="perplexity", title="Trained short, read long")
+ax.yaxis.set_major_formatter("{x:g}")
+ax.yaxis.set_minor_formatter("{x:g}")
 ax.legend()
 plt.show()
 
@@ -187,6 +189,8 @@ for name in ("plain", "ntk", "ntk_logn_window", "dca"):
 ax.axvspan(0, 1, color="tab:green", alpha=0.15, label="trained")
 ax.set(xlabel="position, in trained lengths", ylabel="perplexity of the tokens there")
 ax.set_title("The plain model fails where the trained length ends")
+ax.yaxis.set_major_formatter("{x:g}")
+ax.yaxis.set_minor_formatter("{x:g}")
 ax.legend()
 plt.show()
 
@@ -242,7 +246,8 @@ fig, ax = plt.subplots(figsize=(6, 3.2), layout="constrained")
 ax.barh(range(L), rise, color="tab:orange")
 ax.axvline(none, color="black", linestyle="--", label="no layer sees more than L0")
 ax.set(yticks=range(L), ylabel="the layer that sees all", xlabel="perplexity at 16 L0")
-ax.legend()
+ax.set(xlim=(0.9 * none, 1.05 * max(rise)))
+ax.legend(loc="upper center", bbox_to_anchor=(0.5, 1.2))
 plt.show()
 
 # %% [markdown]

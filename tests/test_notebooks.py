@@ -18,6 +18,11 @@ FOLDER = ROOT / "notebooks"
 SOURCES = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
 NOTEBOOKS = [path.with_suffix(".ipynb") for path in SOURCES]
 each_source = pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+LONG = {"08_long_context_laboratory"}  # trains a model: in `make ci` only
+each_run = pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, marks=[pytest.mark.slow] * (p.stem in LONG), id=p.stem) for p in SOURCES],
+)
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -75,14 +80,14 @@ def test_there_are_notebooks():
 
 
 @pytest.mark.notebook
-@each_source
+@each_run
 def test_runs_from_top_to_bottom(path, monkeypatch, capsys):
     assert run(path, monkeypatch), "a notebook draws something"
     assert "not yet" in capsys.readouterr().out  # exercises that nobody has answered do not fail
 
 
 @pytest.mark.notebook
-@each_source
+@each_run
 def test_solutions_pass_their_checks(path, monkeypatch, capsys):
     run(path, monkeypatch, with_solutions=True)
     printed = capsys.readouterr().out

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `minqwen lab`."""
     parser.add_argument("experiment", choices=EXPERIMENTS, help="what to try: long-context")
     parser.add_argument("--out", type=Path, default=Path("lab"), help="folder (lab)")
-    parser.add_argument("--quick", action="store_true", help="a toy, in seconds, to see it work")
+    parser.add_argument("--quick", action="store_true", help="a toy, in half a minute")
     parser.add_argument("--steps", type=int, help="of training")
     parser.add_argument("--seed", type=int, default=0, help="(0)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")

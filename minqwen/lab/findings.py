@@ -167,6 +167,7 @@ def _layers(n: Numbers) -> Finding:
     alone = [n.perplexity(name, 16) for name in n.results.cells if name.startswith("layer_")]
     each = ", ".join(f"{value:.2f}" for value in alone)
     lines.append(f"only one layer beyond L0, from the lowest to the highest, at 16 L0: {each}")
+    votes.append(1 if alone[0] > alone[-1] else -1)  # the lowest layer against the highest
     agree, against = votes.count(1), votes.count(-1)
     verdict = AGREES if agree and not against else DISAGREES if against and not agree else PARTLY
     return Finding(
