@@ -208,10 +208,10 @@ def _say(facts: dict[str, Any]) -> str:
 
 def trained_length(config: QwenConfig) -> int:
     """Return how long the training texts were, as far as the config tells."""
-    scaling, dca = config.rope_scaling or {}, config.dual_chunk_attention_config or {}
-    for found in (scaling, dca):
-        if original := found.get("original_max_position_embeddings"):
-            return int(original)
+    if not (config.use_dynamic_ntk or config.use_logn_attn):  # they go by the field below
+        for found in (config.rope_scaling, config.dual_chunk_attention_config):
+            if original := (found or {}).get("original_max_position_embeddings"):
+                return int(original)
     return config.max_position_embeddings
 
 

@@ -24,7 +24,8 @@ special happens: keys are not scaled, and a new query takes the lambda of its ab
 Paper:    Qwen Technical Report, 2.3.2 Context Length Extension, "LogN-Scaling".
 Origin:   Su 2021, kexue.fm/archives/8823; Chiang and Cholak 2022, arXiv:2202.12172.
 Differs:  the report speaks of the dot product of "query and value"; the released code scales the
-          query, so the product of query and key. The origin has no max(1, .).
+          query, so the product of query and key. The origin has no max(1, .). In padded batches
+          the released code counts padding as positions, the model here real tokens only.
 """
 
 from __future__ import annotations

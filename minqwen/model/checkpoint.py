@@ -93,6 +93,8 @@ def save_checkpoint(
 ) -> None:
     """Write a folder that load_checkpoint reads and, as safetensors, transformers opens too.
 
+    transformers passes over the fields that it does not have, see QwenConfig.to_dict.
+
     An existing checkpoint folder is replaced as a whole, see atomic_folder: a crash leaves the old
     one or the new one. Without a tokenizer, that of the old folder is kept.
 

@@ -11,6 +11,7 @@ Paper:    Qwen Technical Report, 2.3 Architecture, Table 1; Qwen2 Technical Repo
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -63,6 +64,8 @@ class QwenConfig:
 
     def __post_init__(self) -> None:
         """Fill in what follows from other fields, and check everything."""
+        for name in LONG_CONTEXT_FIELDS:  # what is nested shall not change with the caller's
+            setattr(self, name, copy.deepcopy(getattr(self, name)))
         self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
         for name in (
             "vocab_size",
@@ -131,16 +134,11 @@ class QwenConfig:
             values = config_from_qwen1(values)
         elif model_type.startswith("qwen3"):
             values.setdefault("attention_bias", False)
-        rope = values.pop("rope_parameters", None) or {}  # newer transformers
-        if not isinstance(rope, dict):
-            raise ValueError(f"rope_parameters must be an object, got {rope!r}")
-        if "rope_theta" in rope:
-            values.setdefault("rope_theta", rope["rope_theta"])
-        if rope.get("rope_type", "default") != "default":
-            values.setdefault("rope_scaling", rope)
+        values |= read_rope(values)
         for name in ("architectures", "auto_map", "torch_dtype", "dtype"):
             values.pop(name, None)  # about files and code, not about the model
         names = {f.name for f in fields(cls)} - {"extra"}
+        values.pop("rope_parameters", None)  # read above
         own = {k: v for k, v in values.items() if k in names and v is not None}
         if values.get("sliding_window", 0) is None:
             own["sliding_window"] = None  # here null says something: no layer has a window
@@ -171,7 +169,11 @@ class QwenConfig:
             raise ValueError(f"{path}: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the content of a config.json that transformers opens too; Qwen becomes qwen2."""
+        """Return the content of a config.json that transformers opens too; Qwen becomes qwen2.
+
+        transformers passes over what it does not have, without a word: use_dynamic_ntk,
+        use_logn_attn, layer_windows and dual_chunk_attention_config.
+        """
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "extra"}
         for f in fields(self):  # what is as always stays out of the file
             if f.name in LONG_CONTEXT_FIELDS and values[f.name] == f.default:
@@ -179,7 +181,7 @@ class QwenConfig:
         if self.model_type == "qwen":
             values["model_type"] = "qwen2"
         architecture = {"architectures": ["Qwen2ForCausalLM"]}
-        return {**architecture, **self.extra, **values}
+        return copy.deepcopy({**architecture, **self.extra, **values})
 
     def unsupported(self) -> list[str]:
         """Name the parts of the config that this version of minqwen would not compute rightly."""
@@ -189,6 +191,28 @@ class QwenConfig:
         if self.model_type.startswith("qwen3"):
             found.append(f"normalised queries and keys (model_type {self.model_type})")
         return found + unsupported_long_context(self)
+
+
+def read_rope(values: dict[str, Any]) -> dict[str, Any]:
+    """Return rope_scaling and rope_theta from the many places where config files have them.
+
+    As transformers 5 reads them: `rope_scaling` (older) before `rope_parameters` (newer), a base in
+    there before one beside it, and original_max_position_embeddings beside it before one in there.
+
+    >>> read_rope({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}})
+    {'rope_scaling': None, 'rope_theta': 1000000.0}
+    """
+    for name in ("rope_scaling", "rope_parameters"):
+        if not isinstance(values.get(name), (dict, type(None))):
+            raise ValueError(f"{name} must be an object or null, got {values[name]!r}")
+    rope = dict(values.get("rope_scaling") or values.get("rope_parameters") or {})
+    theta = rope.pop("rope_theta", None)
+    original = values.get("original_max_position_embeddings")
+    if original is not None and rope.get("rope_type", rope.get("type")) == "yarn":
+        rope["original_max_position_embeddings"] = original
+    plain = set(rope) <= {"rope_type", "type"} and set(rope.values()) <= {"default"}
+    found: dict[str, Any] = {"rope_scaling": None if plain else rope}
+    return found if theta is None else found | {"rope_theta": theta}
 
 
 def require_known_type(model_type: str) -> None:

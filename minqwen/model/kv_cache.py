@@ -18,7 +18,8 @@ that had worked with the old ones. Two ways out:
 
     consistent     when alpha changes, the whole text goes through the model once more. With Qwen's
                    rule that is once each time the text doubles, so it costs about one more pass in
-                   all. Every logit is that of a run without a cache.
+                   all; with the rule of transformers ("dynamic") it is at every token beyond the
+                   trained length, as if there were no cache. Every logit is that of a run without.
     as released    Qwen-7B's code keeps the alpha of the first call for ever; transformers turns
                    new tokens by the new frequencies and leaves the old keys. Cheaper, and not what
                    a run without a cache returns (tests/model/test_long_context_model.py).
@@ -29,15 +30,17 @@ Paper:    Qwen2 Technical Report, "Qwen2 Dense Model", Grouped Query Attention, 
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
 
 from ..backend import Array, array_module, to_numpy
 from .config import QwenConfig
-from .layer_plan import LayerPlan, depends_on_length, layer_windows
+from .layer_plan import LONG_CONTEXT_FIELDS, LayerPlan, depends_on_length, layer_windows
 
 ROLLING_ROOM = 2  # windows
+RULES = ("rope_theta", "max_position_embeddings", *LONG_CONTEXT_FIELDS)  # what keys depend on
 
 
 class KVCache:
@@ -90,6 +93,7 @@ class KVCache:
             depends_on_length(config) or config.dual_chunk_attention_config is not None
         )
         self._text: tuple[Array, Array] | None = None
+        self._rules = copy.deepcopy({name: getattr(config, name) for name in RULES})
         self._plans: tuple[LayerPlan, ...] = ()
         self._frozen = config.use_dynamic_ntk  # as released, Qwen keeps alpha
 
@@ -99,28 +103,31 @@ class KVCache:
         return int(sum(k.nbytes + v.nbytes for k, v in zip(self.keys, self.values, strict=True)))
 
     def begin(
-        self, plans: tuple[LayerPlan, ...], input_ids: Array, positions: Array
-    ) -> tuple[tuple[LayerPlan, ...], Array, Array, Array]:
+        self,
+        plans: tuple[LayerPlan, ...],
+        input_ids: Array,
+        positions: Array,
+        key_positions: Array,
+    ) -> tuple[tuple[LayerPlan, ...], Array, Array]:
         """Start a pass over new tokens, or over the whole text if alpha has changed.
 
         Args:
             plans: of every layer, for the text with the new tokens.
             input_ids: (B, T) int.
             positions: (T,) or (B, T) int, of the new tokens.
+            key_positions: from all_positions.
 
         Returns:
             plans, input_ids, positions: what the pass must take.
-            key_positions: (S,) or (B, S) int, of all tokens, if the cache was told to remember.
         """
         self._long = {}
         self._end = self.length + input_ids.shape[1]
         if not self._remembers:
-            return plans, input_ids, positions, positions
+            return plans, input_ids, positions
         ids = to_numpy(input_ids)
-        if self._text is None:
-            self._next = (ids, positions)
-        else:
-            self._next = (np.concatenate((self._text[0], ids), axis=1), self._joined(positions))
+        if self._text is not None:
+            ids = np.concatenate((self._text[0], ids), axis=1)
+        self._next = (ids, key_positions)
         as_before = tuple(
             p._replace(alphas=q.alphas) for p, q in zip(plans, self._plans or plans, strict=True)
         )
@@ -132,8 +139,8 @@ class KVCache:
         self._next_plans = plans
         if self._filled < self.length:  # from the first token again
             self._first = [0] * len(self._first)
-            return plans, *self._next, self._next[1]
-        return plans, input_ids, positions, self._next[1]
+            return plans, *self._next
+        return plans, input_ids, positions
 
     def store(self, layer: int, k: Array, v: Array) -> tuple[Array, Array]:
         """Write the keys and values of T new tokens; return all that the new tokens may see.
@@ -196,13 +203,21 @@ class KVCache:
                     f"and length={length} needs those from {max(0, length - window + 1)} on"
                 )
         self.length, self._filled = length, min(self._filled, length)
+        self._plans = self._plans if length else ()  # a new text, a new alpha
         self.real = None if self.real is None else self.real[:, :length]
         if self._text is not None:
-            self._text = (self._text[0][:, :length], self._text[1][..., :length])
+            cut = (self._text[0][:, :length], self._text[1][..., :length])
+            self._text = cut if length else None
 
-    def _joined(self, positions: Array) -> Array:
-        """Return the positions of all tokens; some may be given for each row, some for all."""
-        old = self._text[1] if self._text is not None else positions[..., :0]
+    def all_positions(self, positions: Array) -> Array:
+        """Return the positions of all tokens, (S,) or (B, S), where they matter; else of the new.
+
+        Args:
+            positions: (T,) or (B, T) int, of the new tokens: for all rows, or for each.
+        """
+        if self._text is None:
+            return positions
+        old = self._text[1]
         xp = array_module(old, positions)
         old, positions = xp.asarray(old), xp.asarray(positions)
         if old.ndim != positions.ndim:
@@ -219,10 +234,11 @@ class KVCache:
         want = (config.num_hidden_layers, config.num_key_value_heads, config.head_dim)
         if have != want:
             raise ValueError(f"kv_cache is for (L, Hkv, Dh) = {have}, the model has {want}")
-        if self.windows != layer_windows(config):
-            raise ValueError(
-                f"kv_cache is for windows {self.windows}, the model has {layer_windows(config)}"
-            )
+        for name, value in self._rules.items():
+            if getattr(config, name) != value:
+                raise ValueError(
+                    f"kv_cache is for {name} = {value}, the model has {getattr(config, name)}"
+                )
         if batch_size != self.batch_size:
             raise ValueError(f"kv_cache is for B={self.batch_size}, input_ids have B={batch_size}")
         if self.length + new_tokens > self.max_length:

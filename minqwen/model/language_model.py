@@ -62,7 +62,9 @@ def language_model_forward(
         config: sizes and switches.
         input_ids: (B, T) int in [0, V). On the host, also for parameters on a GPU, they are
             checked without waiting for it.
-        positions: (T,) or (B, T) int, 0-based. None counts the real tokens of each row.
+        positions: (T,) or (B, T) int, 0-based. None counts the real tokens of each row. The
+            highest one of a row is the length that dynamic NTK goes by. With dual chunk attention
+            they must not fall along a row.
         attention_mask: (B, S) bool, True = real token, False = padding on either side; S counts
             the tokens in kv_cache too. (B, T) for the new tokens alone is taken as well. None
             means that all (new) tokens are real.
@@ -108,15 +110,17 @@ def language_model_forward(
         positions = default_positions(real, past, T)
     if not hasattr(positions, "ndim"):
         positions = np.asarray(positions)
+    if positions.dtype.kind == "u":  # unsigned and signed ones together would become floats
+        positions = positions.astype(np.int64)
     if positions.ndim == 1:
         require_shape("positions", positions, T=T)
     else:
         require_shape("positions", positions, B=B, T=T)
-    lengths = row_lengths(positions) if depends_on_length(config) else [past + T]
-    plans = layer_plans(config, lengths, training)
-    key_positions = positions
+    key_positions = positions if kv_cache is None else kv_cache.all_positions(positions)
+    asks = depends_on_length(config) or config.use_logn_attn
+    plans = layer_plans(config, row_lengths(key_positions) if asks else [past + T], training)
     if kv_cache is not None:
-        plans, input_ids, positions, key_positions = kv_cache.begin(plans, input_ids, positions)
+        plans, input_ids, positions = kv_cache.begin(plans, input_ids, positions, key_positions)
     tables = {p: position_tables(p, config, positions, key_positions, table) for p in set(plans)}
     rate = config.dropout if training else 0.0
     keep = kv_cache is None and not last_only

@@ -18,6 +18,12 @@ Paper:    Qwen Technical Report, 2.3.2 Context Length Extension; Qwen2 Technical
           Long-context Training.
 Differs:  a window for each layer was never released with Qwen; the sizes, and an alpha for each
           window, follow what the authors have said about it (QwenLM/Qwen, issues 292 and 422).
+          In a batch with padding every row is read as if it were alone: it has an alpha of its own
+          (transformers takes that of the longest row), and LogN counts real tokens (the released
+          code counts padding too). The highest position of a query in DCA is the paper's,
+          chunk_size - 1; `"highest_position": chunk_size` gives that of the released code, which
+          is what vLLM does with a config of Qwen2.5-1M. vLLM's temperature that grows with the
+          text is not applied: give rope_scaling.
 """
 
 from __future__ import annotations
@@ -70,7 +76,7 @@ def layer_plans(
 
     Args:
         config: of the model.
-        lengths: tokens in each row, with those in a KV cache; one number if all are alike.
+        lengths: of each row, with what is in a KV cache; one number if all are alike.
         training: the report applies NTK and LogN at inference only.
 
     >>> from .presets import own_size
@@ -178,6 +184,8 @@ def _yarn_factor(config: QwenConfig) -> tuple[float, int]:
 def rope_type(config: QwenConfig) -> str:
     """Return the kind of rope_scaling, "default" without; older files call the field `type`."""
     scaling = config.rope_scaling or {}
+    if any(isinstance(value, dict) for value in scaling.values()):
+        return "nested"  # one for each kind of layer
     return str(scaling.get("rope_type") or scaling.get("type") or "default")
 
 
@@ -210,7 +218,10 @@ def row_lengths(positions: Array) -> list[int]:
     >>> row_lengths(np.array([[0, 1, 2], [0, 0, 1]])), row_lengths(np.array([7, 8]))
     ([3, 2], [9])
     """
-    last: list[int] = to_numpy(positions).max(axis=-1, keepdims=positions.ndim == 1).tolist()
+    on_host = to_numpy(positions)
+    if on_host.min() < 0:
+        raise ValueError(f"positions must be 0 or above, got {on_host.min()}")
+    last: list[int] = on_host.max(axis=-1, keepdims=positions.ndim == 1).tolist()
     return [position + 1 for position in last]
 
 
@@ -232,6 +243,9 @@ LAYER_TYPES = ("full_attention", "sliding_attention")
 def unsupported_long_context(config: QwenConfig) -> list[str]:
     """Name what these fields ask for and we do not compute."""
     found = []
+    partial = (config.rope_scaling or {}).get("partial_rotary_factor")
+    if (partial or config.extra.get("partial_rotary_factor") or 1) != 1:
+        found.append("partial_rotary_factor")
     if rope_type(config) not in ROPE_TYPES:
         found.append(f"rope_scaling of type {rope_type(config)}")
     if config.use_dynamic_ntk and rope_type(config) != "default":
@@ -258,13 +272,19 @@ def check_long_context(config: QwenConfig) -> None:
 
     value: Any = config.rope_scaling
     require("rope_scaling", value is None or isinstance(value, dict), "an object or null", value)
+    if "rope_theta" in (value or {}):
+        raise ValueError("rope_theta must stand beside rope_scaling, not in it")
     if rope_type(config) in ("linear", "dynamic", "yarn"):
         factor = value.get("factor")
         optional = rope_type(config) == "yarn" and factor is None
         require("rope_scaling.factor", optional or number(factor, 1), "at least 1", factor)
         for name in ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"):
             got = value.get(name)
-            require(f"rope_scaling.{name}", got is None or number(got, 0), "a number", got)
+            require(f"rope_scaling.{name}", got is None or number(got, 0), "0 or above", got)
+        got = value.get("attention_factor", 1.0)
+        require("rope_scaling.attention_factor", got is None or got > 0, "above 0", got)
+        got = value.get("truncate", True)
+        require("rope_scaling.truncate", isinstance(got, bool), "true or false", got)
         original = value.get("original_max_position_embeddings")
         require(
             "rope_scaling.original_max_position_embeddings",
@@ -277,7 +297,7 @@ def check_long_context(config: QwenConfig) -> None:
     value = config.max_window_layers
     require("max_window_layers", whole(value, 0), "a whole number", value)
     value = config.layer_types
-    fits = isinstance(value, list) and len(value) == L and set(value) <= set(LAYER_TYPES)
+    fits = isinstance(value, list) and len(value) == L and all(k in LAYER_TYPES for k in value)
     wanted = f"a list of L={L} times {' or '.join(LAYER_TYPES)}, or null"
     require("layer_types", value is None or fits, wanted, value)
     value = config.layer_windows
@@ -295,10 +315,15 @@ def check_long_context(config: QwenConfig) -> None:
         require("dual_chunk_attention_config.local_size", fits, f"from 1 to {c - 1}", w)
         highest = value.get("highest_position", c - 1)
         name = "dual_chunk_attention_config.highest_position"
-        require(name, highest in (c - 1, c), f"{c - 1} (the paper) or {c} (released)", highest)
-    try:  # what only the techniques themselves can tell
-        layer_windows(config)
-        inv_freq(config, 1.0, "float64")
-    except ValueError as error:
-        fields = "rope_scaling, layer_types or sliding_window"
-        raise ValueError(f"{fields} cannot be: {error}") from None
+        fits = whole(highest, c - 1) and highest <= c
+        require(name, fits, f"{c - 1} (the paper) or {c} (released)", highest)
+        original = value.get("original_max_position_embeddings", 1)
+        name = "dual_chunk_attention_config.original_max_position_embeddings"
+        require(name, whole(original, 1), "a whole number", original)
+    if config.use_logn_attn and config.max_position_embeddings < 2:
+        raise ValueError("use_logn_attn needs max_position_embeddings of at least 2, got 1")
+    layer_windows(config)  # checks what only the techniques themselves can tell
+    try:
+        inv_freq(config, 3.0 if depends_on_length(config) else 1.0, "float64")
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"rope_scaling, rope_theta or head_dim cannot be: {error}") from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ MAY_CHANGE = (
     "checkpoint_every",
     "eval_every",
 )  # settings of a resumed run; steps may only grow
+
+DEFAULTS = {f.name: f.default for f in fields(QwenConfig) if f.default is not MISSING}
 
 
 def describe_run(
@@ -154,7 +157,8 @@ def require_same_run(folder: Path, before: Training, now: Training, step: int) -
         )
     for what in ("config", "settings"):
         for name in sorted(before[what].keys() | now[what].keys()):
-            old, new = before[what].get(name), now[what].get(name)
+            # what is as always does not stand in a config file
+            old, new = (run[what].get(name, DEFAULTS.get(name)) for run in (before, now))
             if old != new and not (what == "settings" and name in MAY_CHANGE):
                 raise ValueError(
                     f"the run in {folder} has {what}.{name} = {old!r}, not {new!r}: "

@@ -12,6 +12,8 @@ from minqwen.model.layer_plan import layer_windows
 from minqwen.model.presets import PRESETS, preset
 from minqwen.params import count
 
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+DCA = {"chunk_size": 8, "local_size": 2}
 SMALL = {
     "vocab_size": 61,
     "hidden_size": 24,
@@ -183,3 +185,81 @@ def test_wrong_parameters_are_listed_ten_names_at_most():
     with pytest.raises(ValueError, match="and 17 more") as error:
         check_params({}, config)
     assert str(error.value).count(",") == 9
+
+
+def test_rope_stands_in_many_places_of_config_files():
+    """Which one counts; tests/parity/test_config_parity.py compares with transformers."""
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+    for extra, theta, scaling in (
+        ({"rope_theta": None, "rope_parameters": {"rope_theta": 500.0}}, 500.0, None),
+        ({"rope_theta": 9.0, "rope_parameters": {"rope_theta": 500.0}}, 500.0, None),
+        ({"rope_scaling": None, "rope_parameters": yarn}, 10000.0, yarn),
+        ({"rope_scaling": {**yarn, "rope_theta": 77.0}, "rope_theta": 9.0}, 77.0, yarn),
+        ({"rope_scaling": yarn, "rope_parameters": {"rope_type": "linear"}}, 10000.0, yarn),
+    ):
+        config = QwenConfig.from_dict({**SMALL, **extra})
+        assert (config.rope_theta, config.rope_scaling) == (theta, scaling)
+        assert "rope_theta" not in (config.to_dict().get("rope_scaling") or {})
+    config = QwenConfig.from_dict(
+        {**SMALL, "rope_scaling": yarn, "original_max_position_embeddings": 64}
+    )
+    assert config.rope_scaling["original_max_position_embeddings"] == 64
+    with pytest.raises(ValueError, match="rope_theta must stand beside rope_scaling"):
+        QwenConfig(**{**SMALL, "rope_scaling": {**yarn, "rope_theta": 77.0}})
+    with pytest.raises(ValueError, match="rope_parameters must be an object or null, got 3"):
+        QwenConfig.from_dict({**SMALL, "rope_parameters": 3})
+
+
+def test_nested_or_partial_rope_is_refused():
+    nested = {"full_attention": {"rope_type": "default", "rope_theta": 5.0}}
+    config = QwenConfig.from_dict({**SMALL, "rope_parameters": nested})
+    assert config.unsupported() == ["rope_scaling of type nested"]
+    for extra in (
+        {"partial_rotary_factor": 0.5},
+        {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "partial_rotary_factor": 0.5}},
+    ):
+        assert QwenConfig.from_dict({**SMALL, **extra}).unsupported() == ["partial_rotary_factor"]
+
+
+def test_nested_fields_are_copies():
+    windows, scaling = [2, None], {"rope_type": "linear", "factor": 2.0}
+    config = QwenConfig(**{**SMALL, "layer_windows": windows, "rope_scaling": scaling})
+    windows[0], scaling["factor"] = 99, 99.0
+    config.to_dict()["layer_windows"][1] = 99
+    assert config.layer_windows == [2, None]
+    assert config.rope_scaling["factor"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layer_types": [["a"], {}]}, "layer_types must be a list of L=2 times"),
+        ({"rope_theta": 10**400}, "rope_theta or head_dim cannot be"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 10**400}}, "cannot be"),
+        ({"rope_scaling": YARN | {"attention_factor": 0}}, "attention_factor must be above 0"),
+        ({"rope_scaling": YARN | {"truncate": "no"}}, "truncate must be true or false, got 'no'"),
+        (
+            {"rope_scaling": YARN | {"beta_fast": 0.5}},
+            "rope_theta or head_dim cannot",
+        ),
+        ({"rope_scaling": YARN | {"factor": True}}, "rope_scaling.factor must be at least 1"),
+        ({"rope_scaling": YARN | {"mscale": float("inf")}}, "rope_scaling.mscale must be 0 or"),
+        ({"rope_scaling": YARN | {"original_max_position_embeddings": "x"}}, "a whole number"),
+        ({"use_logn_attn": True, "max_position_embeddings": 1}, "use_logn_attn needs"),
+        ({"use_logn_attn": 1}, "use_logn_attn must be true or false"),
+        ({"use_dynamic_ntk": True, "head_dim": 2}, "head_dim must be above 2"),
+        ({"layer_types": ["sliding_attention"] * 2}, "sliding_window is off"),
+        ({"dual_chunk_attention_config": DCA | {"highest_position": 8.0}}, "highest_position must"),
+        (
+            {"dual_chunk_attention_config": DCA | {"highest_position": True}},
+            "highest_position must",
+        ),
+        (
+            {"dual_chunk_attention_config": DCA | {"original_max_position_embeddings": "x"}},
+            "original_max_position_embeddings must be a whole number, got 'x'",
+        ),
+    ],
+)
+def test_what_would_fail_later_is_refused_at_once(changes, message):
+    with pytest.raises(ValueError, match=message):
+        QwenConfig(**{**SMALL, **changes})

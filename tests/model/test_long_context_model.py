@@ -251,7 +251,7 @@ def test_truncate_says_what_it_cannot_do():
     with pytest.raises(ValueError, match="window of W=3 has rolled on"):
         kv_cache.truncate(5)
     kv_cache.truncate(0)  # nothing is needed
-    with pytest.raises(ValueError, match=r"kv_cache is for windows \(3, 6\)"):
+    with pytest.raises(ValueError, match=r"kv_cache is for layer_windows = \[3, 6\]"):
         language_model_forward(
             params, model("plain")[0], tokens(length=1), kv_cache=KVCache(config, 2, T)
         )

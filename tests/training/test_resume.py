@@ -55,6 +55,33 @@ def test_resuming_another_run_is_refused(tmp_path):
         run(tmp_path)
 
 
+def test_another_long_context_field_is_named_with_what_it_was(tmp_path):
+    """A config file leaves out what is as always; the message does not."""
+    run(tmp_path, steps=3)
+    changed = dataclasses.replace(CONFIG, use_logn_attn=True)
+    with pytest.raises(ValueError, match=r"has config\.use_logn_attn = False, not True"):
+        run(tmp_path, config=changed, steps=3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"layer_windows": [2, None]},
+        {"use_dynamic_ntk": True, "use_logn_attn": True, "max_position_embeddings": 4},
+        {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
+        {"dual_chunk_attention_config": {"chunk_size": 4, "local_size": 1}},
+    ],
+    ids=str,
+)
+def test_a_long_context_run_goes_on_as_one(tmp_path, changes):
+    config = dataclasses.replace(CONFIG, **changes)
+    flat = {"min_lr_ratio": 1.0, "warmup_steps": 0, "eval_every": 2}  # the same for any `steps`
+    run(tmp_path / "whole", config=config, steps=4, **flat)
+    for steps in (2, 4):
+        run(tmp_path / "parts", config=config, steps=steps, **flat)
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+
+
 def test_a_run_without_clipping_goes_on_as_one(tmp_path):
     run(tmp_path / "run", steps=3, warmup_steps=1, max_norm=math.inf)
     assert read_training(tmp_path / "run" / "checkpoint")["settings"]["max_norm"] is None
