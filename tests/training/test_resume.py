@@ -66,7 +66,7 @@ def test_another_long_context_field_is_named_with_what_it_was(tmp_path):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"layer_windows": [2, None]},
+        {"layer_windows": [2]},
         {"use_dynamic_ntk": True, "use_logn_attn": True, "max_position_embeddings": 4},
         {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
         {"dual_chunk_attention_config": {"chunk_size": 4, "local_size": 1}},
