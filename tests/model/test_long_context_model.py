@@ -1,17 +1,26 @@
 """Long-context techniques inside the model: which act where, the KV cache, padding, training."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
+from helpers import references
 from helpers.fake_device import count_syncs, install, to_fake
 from helpers.models import random_params, small_config
 
+from minqwen.layers.rope import rope_forward
 from minqwen.model.config import QwenConfig
 from minqwen.model.generate import generate
 from minqwen.model.kv_cache import KVCache
 from minqwen.model.language_model import language_model_backward, language_model_forward
-from minqwen.model.layer_plan import LayerPlan, layer_plans, layer_windows
+from minqwen.model.layer_plan import (
+    LayerPlan,
+    layer_plans,
+    layer_windows,
+    position_tables,
+)
+from minqwen.model.self_attention import self_attention_forward
 
 NTK = {"use_dynamic_ntk": True}
 LOGN = {"use_logn_attn": True}
@@ -44,7 +53,7 @@ T, TRAINED = 19, 8
 
 
 def model(name, **changes):
-    config = small_config(max_position_embeddings=TRAINED, **{**CONFIGS[name], **changes})
+    config = small_config(**{"max_position_embeddings": TRAINED, **CONFIGS[name], **changes})
     return config, random_params(config)
 
 
@@ -68,6 +77,8 @@ def test_the_plan_of_each_layer():
     assert layer_plans(wide, [17], training=True)[0] == LayerPlan(window=9)
     dynamic, _ = model("dynamic")
     assert layer_plans(dynamic, [16], training=True)[0].alphas == (3.0,)  # as transformers does
+    narrow, _ = model("dynamic", layer_windows=[3, None])  # so is this: no alpha for each window
+    assert [p.alphas for p in layer_plans(narrow, [16])] == [(3.0,), (3.0,)]
     chunks = layer_plans(model("dca")[0], [30])[0].chunks
     assert chunks == (7, 2, 6)  # no position above the trained range
 
@@ -97,11 +108,16 @@ def test_a_window_as_long_as_the_text_is_none():
     np.testing.assert_array_equal(got, want)
 
 
-def test_dual_chunks_equal_plain_attention_up_to_their_range():
-    (config, params), (plain, _) = model("dca"), model("plain")
-    got, want = (language_model_forward(params, c, tokens())[0] for c in (config, plain))
+@pytest.mark.parametrize("also", [{}, YARN, LOGN, NTK], ids=["alone", "yarn", "logn", "ntk"])
+def test_dual_chunks_equal_plain_attention_up_to_their_range(also):
+    """Whatever else acts: within 7 tokens nothing but the distances is theirs."""
+    changes = {"max_position_embeddings": 4, **also}  # so that it does act within 7
+    (config, params), (without, _) = model("dca", **changes), model("plain", **changes)
+    got, want = (language_model_forward(params, c, tokens())[0] for c in (config, without))
     assert difference(got[:, :7], want[:, :7]) < 1e-12
     assert np.abs(got - want)[:, 7:].max() > 1e-3
+    plain = language_model_forward(params, model("plain")[0], tokens())[0]
+    assert not also or difference(want[:, :7], plain[:, :7]) > 1e-3
 
 
 @pytest.mark.parametrize("name", ["ntk", "logn"])
@@ -187,6 +203,109 @@ def test_gradients_pass_a_directional_check(name):
     want = (f(1e-6) - f(-1e-6)) / 2e-6
     got = sum((grads[key] * step[key]).sum() for key in params)
     assert abs(got - want) < 1e-6 * abs(want)
+
+
+# --- rope_scaling, key by key ---------------------------------------------------------------------
+
+
+def yarn_config(scaling, **changes):
+    """Return a config wide enough for every key to matter; a key of value None is left out."""
+    values = {"rope_type": "yarn", "factor": 6.0, "original_max_position_embeddings": 4096}
+    values = {key: value for key, value in (values | scaling).items() if value is not None}
+    wide = {"head_dim": 32, "rope_theta": 1e4, "max_position_embeddings": 8 * 4096}
+    return small_config(rope_scaling=values, **(wide | changes))
+
+
+def tables_of(config, positions):
+    like, plan = np.zeros(1), layer_plans(config, [int(positions.max()) + 1])[0]
+    return position_tables(plan, config, positions, positions, like)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "told"),
+    [
+        ({}, {}),
+        ({"beta_fast": 8.0}, {"fast": 8.0}),
+        ({"beta_slow": 4.0}, {"slow": 4.0}),
+        ({"truncate": False}, {"truncate": False}),
+        ({"factor": 2.0}, {"factor": 2.0}),
+        ({"factor": None}, {"factor": 8.0}),  # max_position_embeddings over the original
+        ({"original_max_position_embeddings": None}, {"length": 8 * 4096}),
+        ({"type": "linear"}, {}),  # rope_type wins
+        ({"rope_type": None, "type": "yarn"}, {}),
+    ],
+    ids=str,
+)
+def test_every_key_of_yarn_does_what_the_slow_loop_does(scaling, told):
+    told = {"factor": 6.0, "length": 4096, "fast": 32.0, "truncate": True} | told
+    x = np.random.default_rng(0).standard_normal((1, 2, 5, 32))
+    positions = np.array([0, 1, 30, 400, 3000])
+    tables = tables_of(yarn_config(scaling), positions)
+    got, _ = rope_forward(x, tables.cos, tables.sin)
+    assert difference(got, references.yarn(x, positions, base=1e4, **told)) < 1e-12
+
+
+@pytest.mark.parametrize("also", [{}, DCA], ids=["", "dca"])
+@pytest.mark.parametrize(
+    ("scaling", "want"),
+    [
+        ({}, 1 + math.log(6) / 10),
+        ({"factor": None}, 1 + math.log(8) / 10),
+        ({"attention_factor": 1.7}, 1.7),
+        ({"attention_factor": 0.8}, 0.8),
+        ({"attention_factor": 1.0}, 1.0),
+        ({"mscale": 2.0, "mscale_all_dim": 0.5}, (1 + math.log(6) / 5) / (1 + math.log(6) / 20)),
+        ({"mscale": 0.5, "mscale_all_dim": 2.0}, (1 + math.log(6) / 20) / (1 + math.log(6) / 5)),
+        ({"mscale": 2.0}, 1 + math.log(6) / 10),
+        ({"mscale": 2.0, "mscale_all_dim": 0.5, "attention_factor": 1.7}, 1.7),
+    ],
+    ids=str,
+)
+def test_every_vector_gets_longer_by_the_attention_factor(scaling, want, also):
+    tables = tables_of(yarn_config(scaling, **also), np.array([0, 1, 30, 400]))
+    pairs = [tables[:2]]
+    if also:
+        pairs += [tables.chunks.key, tables.chunks.intra, tables.chunks.succ, tables.chunks.inter]
+    for cos, sin in pairs:
+        np.testing.assert_allclose(np.hypot(cos, sin), want, rtol=1e-14)
+
+
+def test_dual_chunks_with_an_attention_factor_and_logn_equal_the_slow_loops():
+    """A factor of m on queries and keys is one of m * m on the queries."""
+    m = 1.3
+    scaling = {"rope_type": "yarn", "factor": 1.0, "original_max_position_embeddings": 64}
+    config = QwenConfig(
+        vocab_size=3,
+        hidden_size=11,
+        intermediate_size=5,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=6,
+        rope_theta=100.0,
+        max_position_embeddings=3,
+        use_logn_attn=True,
+        rope_scaling={**scaling, "attention_factor": m},
+        dual_chunk_attention_config={"chunk_size": 4, "local_size": 2},
+    )
+    layer = "model.layers.0."
+    params = {name.removeprefix(layer): w for name, w in random_params(config).items()}
+    x = np.random.default_rng(1).standard_normal((2, 9, 11))
+    got, _ = self_attention_forward(x, params, config, tables_of(config, np.arange(9)))
+    wq, bq, wk, bk, wv, bv, wo = (
+        params[f"self_attn.{name}"]
+        for name in (
+            "q_proj.weight",
+            "q_proj.bias",
+            "k_proj.weight",
+            "k_proj.bias",
+            "v_proj.weight",
+            "v_proj.bias",
+            "o_proj.weight",
+        )
+    )
+    want = references.self_attention(x, m * m * wq, m * m * bq, wk, bk, wv, bv, wo, None, "dca")
+    assert difference(got, want) < 1e-12
 
 
 # --- the rolling cache ----------------------------------------------------------------------------
@@ -374,6 +493,7 @@ def test_an_impossible_field_is_named(changes, message):
         ({"rope_scaling": {"type": "mrope"}}, "rope_scaling of type mrope"),
         (NTK | YARN, "use_dynamic_ntk together with rope_scaling of type yarn"),
         (DCA | LADDER, "windows together with dual_chunk_attention_config"),
+        (DCA | {"layer_windows": [None, 3]}, "windows together with dual_chunk_attention_config"),
     ],
 )
 def test_what_is_not_computed_is_refused(changes, message):
