@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 import os
 import pathlib
 import signal
@@ -409,11 +410,23 @@ def test_the_tour(tmp_path, capsys):
 
 
 LONG = {
-    "plain": ({}, 100, ["layers 0..3: RoPE as trained; sees all tokens"]),
+    "plain": (
+        {},
+        100,
+        [
+            "trained length 2,048; what acts",
+            "layers 0..3: RoPE as trained; sees all tokens",
+            "\none decoder block, B=1 T=100\n",
+        ],
+    ),
     "yarn": (
         {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}},
         100,
-        ["layers 0..3: RoPE by YaRN, slowest wavelength ", "cos and sin times 1.1386; sees all"],
+        [
+            "trained length 64; what acts",
+            "layers 0..3: RoPE by YaRN, slowest wavelength 79,477 tokens, ",
+            "cos and sin times 1.1386; sees all",
+        ],
     ),
     "upper windows": (
         {"use_sliding_window": True, "sliding_window": 32, "max_window_layers": 3},
@@ -421,6 +434,7 @@ LONG = {
         [
             "layers 0..2: RoPE as trained; sees all",
             "layer 3: RoPE as trained; sees the last 32 tok",
+            "\ndecoder block 0, B=1 T=100\n",
         ],
     ),
     "ladder": (
@@ -443,9 +457,27 @@ LONG = {
         ["layers 0..3: RoPE as trained; sees all tokens"],
     ),
     "dual chunks": (
-        {"dual_chunk_attention_config": {"chunk_size": 64, "local_size": 16}},
+        {
+            "dual_chunk_attention_config": {
+                "chunk_size": 64,
+                "local_size": 16,
+                "original_max_position_embeddings": 85,
+            }
+        },
         100,
-        ["layers 0..3: RoPE as trained; dual chunks of 48 tokens, positions up to 63; sees all"],
+        [
+            "trained length 85; what acts",
+            "layers 0..3: RoPE as trained; dual chunks of 48 tokens, positions up to 63; sees all",
+        ],
+    ),
+    "yarn and LogN": (  # which goes by max_position_embeddings
+        {
+            "rope_scaling": {"type": "yarn", "factor": 2.0, "original_max_position_embeddings": 64},
+            "use_logn_attn": True,
+            "max_position_embeddings": 90,
+        },
+        100,
+        ["trained length 90; what acts", "; LogN from position 90 on; sees all tokens"],
     ),
     "not ours": (
         {"rope_scaling": {"rope_type": "longrope"}},
@@ -467,6 +499,12 @@ def test_shapes_says_for_each_layer_what_acts(name, tmp_path, capsys):
     assert main(["shapes", str(tmp_path), "--tokens", str(length), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert len(facts["layers"]) == 4
+    slower = {"yarn": 4, "ladder": 3, "yarn and LogN": 2}.get(name, 1)  # YaRN's factor, alpha
+    want = slower * 2 * math.pi * 10000 ** (14 / 16)  # tokens in a turn of the last pair of Dh=16
+    assert abs(facts["layers"][3]["slowest_wavelength"] / want - 1) < 1e-12
+    seen = sum(min(i + 1, 64 if name == "ladder" else 100) for i in range(100))  # by layer 0
+    (attention,) = (o for o in facts["block_operations"] if o["name"] == "self_attn.attention")
+    assert attention["flops"] == 4 * 8 * 16 * seen  # H, Dh; a product for scores, one for values
     if name == "ladder":
         assert [layer["ntk_alpha"] for layer in facts["layers"]] == [1, 1, 3, 3]
         heads = 2 * 2 * 16  # keys and values, Hkv, Dh

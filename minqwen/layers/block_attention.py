@@ -94,14 +94,10 @@ def block_attention_forward(
     out, lse = xp.empty_like(q), xp.empty_like(q[..., :1])
     for rows, keys in row_blocks(T, S, block, window):
         scores = tile_scores(q, k, bias, rows, keys, window)  # (B*Hkv, rows*G, keys)
-        peak = xp.maximum(scores.max(axis=-1, keepdims=True), np.finfo(scores.dtype).min)
-        scores -= peak
-        weights = xp.exp(scores, out=scores)
-        total = weights.sum(axis=-1, keepdims=True)
-        total += total == 0  # a query that sees nothing: 0 / 1
+        weights, total, lse_rows = row_softmax(scores)
         means = (weights @ v[:, keys]) / total
         out[:, rows] = means.reshape(out[:, rows].shape)
-        lse[:, rows] = (peak + xp.log(total)).reshape(lse[:, rows].shape)
+        lse[:, rows] = lse_rows.reshape(lse[:, rows].shape)
     y = out.swapaxes(1, 2).reshape(shape).astype(dtype, copy=False)  # (B, H, T, Dh)
     cache = BlockAttentionCache(q, k, v, bias, out, lse, scale, block, window, shape, dtype)
     return y, cache
@@ -168,6 +164,17 @@ def tile_scores(
     if bias is not None:
         scores += bias[:, :, keys]
     return scores
+
+
+def row_softmax(scores: Array) -> tuple[Array, Array, Array]:
+    """Return exp(scores - peak), written over the scores, the sum of each row (1 for 0), and lse."""
+    xp = array_module(scores)
+    peak = xp.maximum(scores.max(axis=-1, keepdims=True), np.finfo(scores.dtype).min)
+    scores -= peak
+    weights = xp.exp(scores, out=scores)
+    total = weights.sum(axis=-1, keepdims=True)
+    total += total == 0
+    return weights, total, peak + xp.log(total)
 
 
 def tile_gradients(

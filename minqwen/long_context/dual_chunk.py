@@ -41,7 +41,7 @@ import numpy as np
 
 from ..backend import Array, DType, array_module, to_numpy, widen
 from ..layers.attention import group_heads
-from ..layers.block_attention import matrix, tile_gradients
+from ..layers.block_attention import matrix, row_softmax, tile_gradients
 from ..layers.rope import RopeCache, rope_backward, rope_forward
 from ..shapes import require_shape
 from .chunk_pieces import Chunks, key_pieces, row_blocks, scores_of_pieces
@@ -138,14 +138,10 @@ def dual_chunk_attention_forward(
     for rows in row_blocks(chunks[0], block):
         pieces = list(key_pieces(chunks, rows, BHkv // B, G, like=k))
         scores = scores_of_pieces(queries, k, bias, rows, pieces)  # (B*Hkv, rows*G, e)
-        peak = xp.maximum(scores.max(axis=-1, keepdims=True), np.finfo(scores.dtype).min)
-        scores -= peak
-        weights = xp.exp(scores, out=scores)
-        total = weights.sum(axis=-1, keepdims=True)
-        total += total == 0  # a query that sees nothing: 0 / 1
+        weights, total, lse_rows = row_softmax(scores)
         means = (weights @ v[:, : weights.shape[-1]]) / total
         out[:, rows] = means.reshape(BHkv, -1, G, Dh)
-        lse[:, rows] = (peak + xp.log(total)).reshape(BHkv, -1, G, 1)
+        lse[:, rows] = lse_rows.reshape(BHkv, -1, G, 1)
     y = out.swapaxes(1, 2).reshape(shape).astype(dtype, copy=False)  # (B, H, T, Dh)
     ropes = [cache for _, cache in turned]
     return y, DualChunkCache(

@@ -71,6 +71,7 @@ def test_the_ends_are_clamped():
 def test_low_equal_to_high_is_a_step():
     np.testing.assert_array_equal(yarn_ramp(8, 2, 2), [0, 0, 0, 1])
     np.testing.assert_array_equal(yarn_ramp(8, 0, 0), [0, 1, 1, 1])
+    np.testing.assert_array_equal(yarn_ramp(8, 1.95, 1.95), [0, 0, 1, 1])  # no slope to be seen
 
 
 def test_factor_1_changes_nothing():

@@ -13,6 +13,8 @@ pytest.importorskip("transformers")
 pytestmark = pytest.mark.parity
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+YARN_OF_4096 = {"rope_type": "yarn", "factor": 6.0, "original_max_position_embeddings": 4096}
+WIDE = {"head_dim": 32, "rope_theta": 1e4, "max_position_embeddings": 32768}  # each key matters
 CASES = {
     "gqa, head_dim not D / H": {},
     "tied": {"tie_word_embeddings": True},
@@ -33,6 +35,26 @@ CASES = {
     "yarn, attention factor": {
         "rope_scaling": {**YARN, "attention_factor": 1.7, "beta_fast": 5.0, "truncate": False},
         "max_position_embeddings": 128,
+    },
+    **{
+        f"yarn, {key}": {**WIDE, "rope_scaling": YARN_OF_4096 | scaling}
+        for key, scaling in {
+            "mscale above": {"mscale": 2.0, "mscale_all_dim": 0.5},
+            "mscale below": {"mscale": 0.5, "mscale_all_dim": 2.0},
+            "attention factor below 1": {"attention_factor": 0.8},
+            "beta_fast": {"beta_fast": 8.0},
+            "beta_slow": {"beta_slow": 4.0},
+            "truncate": {"truncate": False},
+            "no factor": {"factor": None},
+            "both names": {"type": "linear"},
+        }.items()
+    },
+    "dynamic, windows": {
+        "rope_scaling": {"rope_type": "dynamic", "factor": 3.0},
+        "max_position_embeddings": 5,
+        "use_sliding_window": True,
+        "sliding_window": 3,
+        "max_window_layers": 1,
     },
     "windows from layer 1": {
         "use_sliding_window": True,
