@@ -167,7 +167,7 @@ def tile_scores(
 
 
 def row_softmax(scores: Array) -> tuple[Array, Array, Array]:
-    """Return exp(scores - peak), written over the scores, the sum of each row (1 for 0), and lse."""
+    """Return exp(scores - peak), written over the scores, each row's sum (1 for 0), and its lse."""
     xp = array_module(scores)
     peak = xp.maximum(scores.max(axis=-1, keepdims=True), np.finfo(scores.dtype).min)
     scores -= peak

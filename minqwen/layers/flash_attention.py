@@ -25,7 +25,7 @@ it is delta_i = sum_d dout_id out_id. So every tile can add its share by itself:
     dv_j += sum_i P_ij dout_i                 dk_j += scale sum_i dS_ij q_i
                                               dq_i += scale sum_j dS_ij k_j
 
-Tiles that lie wholly in the future, or wholly behind the window, are never computed: half of all
+Tiles that lie wholly in the future, or wholly before the window, are never computed: half of all
 tiles of a causal text, nearly all with a short window. Memory grows with T, time with T * S / 2.
 
 Paper:    Qwen Technical Report, 2.4 Training: flash attention is used for training.

@@ -67,7 +67,8 @@ def rope_tables(positions: Array, inv_freq: Array) -> tuple[Array, Array]:
 
     Args:
         positions: (T,) int, or (B, T) where every row counts for itself (left padding).
-        inv_freq: (Dh/2,) float32 or float64, on the device of positions.
+        inv_freq: (Dh/2,) float32 or float64, on the device of positions, or (B, 1, Dh/2) where
+            every row has frequencies of its own.
 
     Returns:
         cos, sin: (T, Dh) or (B, T, Dh): the Dh/2 angles twice, one for each half.

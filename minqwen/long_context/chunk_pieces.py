@@ -43,6 +43,8 @@ def key_pieces(chunks: Chunks, rows: slice, Hkv: int, G: int, like: Array) -> It
     """
     xp, e = array_module(like), chunks[1].shape[1] - chunks[0].shape[1] + rows.stop
     queries, keys_so_far = chunks[0][:, rows], chunks[1][:, :e]
+    if not len(queries):
+        return  # an empty batch
     oldest, newest = queries.min(axis=1), queries.max(axis=1)  # (1 or B,)
     starts = (min(keys_before(oldest, keys_so_far)), min(keys_before(oldest - 1, keys_so_far)), 0)
     stops = (e, max(keys_before(newest, keys_so_far)), max(keys_before(newest - 1, keys_so_far)))

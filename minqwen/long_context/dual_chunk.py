@@ -136,12 +136,12 @@ def dual_chunk_attention_forward(
     queries = [(y * scale).reshape(BHkv, G, T, Dh).swapaxes(1, 2) for y, _ in turned]
     out, lse = xp.empty_like(grouped), xp.empty_like(grouped[..., :1])
     for rows in row_blocks(chunks[0], block):
-        pieces = list(key_pieces(chunks, rows, BHkv // B, G, like=k))
+        pieces = list(key_pieces(chunks, rows, shape[1] // G, G, like=k))
         scores = scores_of_pieces(queries, k, bias, rows, pieces)  # (B*Hkv, rows*G, e)
         weights, total, lse_rows = row_softmax(scores)
         means = (weights @ v[:, : weights.shape[-1]]) / total
-        out[:, rows] = means.reshape(BHkv, -1, G, Dh)
-        lse[:, rows] = lse_rows.reshape(BHkv, -1, G, 1)
+        out[:, rows] = means.reshape(out[:, rows].shape)
+        lse[:, rows] = lse_rows.reshape(lse[:, rows].shape)
     y = out.swapaxes(1, 2).reshape(shape).astype(dtype, copy=False)  # (B, H, T, Dh)
     ropes = [cache for _, cache in turned]
     return y, DualChunkCache(
@@ -161,14 +161,14 @@ def dual_chunk_attention_backward(dout: Array, cache: DualChunkCache) -> tuple[A
     dqueries = [xp.zeros_like(out) for _ in queries]
     dk, dv = xp.zeros_like(k), xp.zeros_like(v)
     for rows in row_blocks(chunks[0], block):
-        pieces = list(key_pieces(chunks, rows, BHkv // B, G, like=k))
+        pieces = list(key_pieces(chunks, rows, shape[1] // G, G, like=k))
         scores = scores_of_pieces(queries, k, bias, rows, pieces)  # (B*Hkv, rows*G, e)
         of_rows = (matrix(x, rows) for x in (lse, dout, delta))
         dscores, dv_keys = tile_gradients(scores, v[:, : scores.shape[-1]], *of_rows)
         dv[:, : scores.shape[-1]] += dv_keys
         for b, keys, picked in pieces:
             ds = dscores[:, :, keys] if picked is None else dscores[:, :, keys] * picked
-            dqueries[b][:, rows] += (ds @ k[:, keys]).reshape(BHkv, -1, G, Dh)
+            dqueries[b][:, rows] += (ds @ k[:, keys]).reshape(out[:, rows].shape)
             dk[:, keys] += ds.swapaxes(-1, -2) @ matrix(queries[b], rows)  # scale is in q already
     dq = xp.zeros(shape, dtype=k.dtype)
     for d, rope in zip(dqueries, ropes, strict=True):
@@ -228,16 +228,20 @@ def dual_chunk_tables(
         positions: (T,) or (B, T) int, of the new tokens. Copied to the host: on a device, that
             waits for it, once per pass.
         key_positions: (S,) or (B, S) int, of all tokens, ending in `positions`; never falling.
-        inv_freq: (Dh/2,) float32 or float64, on the device of the model.
+        inv_freq: (Dh/2,) float32 or float64, on the device of the model, or (B, 1, Dh/2) with
+            frequencies of its own for each row.
         chunk_size, local_window, highest: see dual_chunk_positions.
         attention_factor: multiplies all cos and sin; YaRN's temperature.
 
     Raises:
         TypeError: positions are not integers, or inv_freq is below float32.
-        ValueError: key_positions fall, or do not end in positions; and see dual_chunk_positions.
+        ValueError: key_positions fall, are below 0, or do not end in positions; and see
+            dual_chunk_positions.
     """
     xp = array_module(inv_freq)
     new, all_ = to_numpy(positions), to_numpy(key_positions)
+    if new.ndim < all_.ndim:  # the same for all rows, where earlier tokens were not
+        new = np.broadcast_to(new, (len(all_), len(new)))
     place = dual_chunk_positions(new, chunk_size, local_window, highest)
     if not np.array_equal(new, all_[..., max(0, all_.shape[-1] - new.shape[-1]) :]):
         raise ValueError(
@@ -245,11 +249,13 @@ def dual_chunk_tables(
         )
     if (all_[..., 1:] < all_[..., :-1]).any():
         raise ValueError("key_positions must not fall along a row")
+    if all_.size and all_.min() < 0:
+        raise ValueError(f"key_positions must be 0 or above, got {all_.min()}")
 
     key, succ, inter = (
         yarn_tables(xp.asarray(where), inv_freq, attention_factor)
         for where in (place.key, place.succ, place.inter)
     )
-    key_chunk = dual_chunk_positions(all_, chunk_size, local_window, highest).chunk
+    key_chunk = all_ // (chunk_size - local_window)
     chunks = (chunk.astype(np.int64) for chunk in (place.chunk, key_chunk))  # differences are taken
     return DualChunkTables(key, key, succ, inter, *chunks)

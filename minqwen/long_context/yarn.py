@@ -28,7 +28,7 @@ YaRN is static: s is set once, for all lengths, and keys may be stored turned. T
 short texts change too: dynamic NTK leaves them as they were.
 
 Paper:    Qwen2 Technical Report, "Long-context Training": YaRN "to rescale the attention weights
-          for better length extrapolation". The models' config.json: factor 4, original 32,768.
+          for better length extrapolation". The model cards: factor 4, original 32,768.
 Origin:   Peng et al. 2023, arXiv:2309.00071.
 Differs:  this is what transformers does for "yarn". The authors of Qwen2 serve it in vLLM with the
           temperature alone, next to dual chunk attention. Where low > high (a trained length below
@@ -178,7 +178,7 @@ def yarn_tables(positions: Array, inv_freq: Array, attention_factor: float) -> t
 
     Args:
         positions: (T,) or (B, T) int.
-        inv_freq: (Dh/2,) float32 or float64, on the device of positions.
+        inv_freq: (Dh/2,) or (B, 1, Dh/2) float32 or float64, on the device of positions.
         attention_factor: m, from yarn_attention_factor, or the config's own.
 
     Returns:

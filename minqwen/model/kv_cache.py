@@ -17,9 +17,10 @@ would do for the first layer only; the keys of all other layers come from the ou
 that had worked with the old ones. Two ways out:
 
     consistent     when alpha changes, the whole text goes through the model once more. With Qwen's
-                   rule that is once each time the text doubles, so it costs about one more pass in
-                   all; with the rule of transformers ("dynamic") it is at every token beyond the
-                   trained length, as if there were no cache. Every logit is that of a run without.
+                   rule that is once each time the text doubles (in a padded batch: that of any
+                   row), so it costs about one more pass in all; with transformers' "dynamic" it is
+                   at every token beyond the trained length, as if there were no cache. Every logit
+                   is that of a run without a cache.
     as released    Qwen-7B's code keeps the alpha of the first call for ever; transformers turns
                    new tokens by the new frequencies and leaves the old keys. Cheaper, and not what
                    a run without a cache returns (tests/model/test_long_context_model.py).
@@ -86,15 +87,17 @@ class KVCache:
         self.real: Array | None = None
         self._filled = 0  # tokens in the arrays: `length`, but for a pass over the whole text
         self._first = [0] * len(rooms)  # the oldest token that each layer still has
-        self._long: dict[int, tuple[Array, Array]] = {}  # layer: more than it has room for
+        self._long: dict[int, tuple[Array, Array]] = {}  # layer: its last W - 1, of a long pass
         self._end = 0  # `length` after this pass
         # ids and positions of the text, kept where they are asked for again
         self._remembers = (
             depends_on_length(config) or config.dual_chunk_attention_config is not None
         )
         self._text: tuple[Array, Array] | None = None
+        self._next: tuple[Array, Array]  # the same with the tokens of this pass
         self._rules = copy.deepcopy({name: getattr(config, name) for name in RULES})
         self._plans: tuple[LayerPlan, ...] = ()
+        self._next_plans: tuple[LayerPlan, ...] = ()
         self._frozen = config.use_dynamic_ntk  # as released, Qwen keeps alpha
 
     @property
@@ -169,15 +172,15 @@ class KVCache:
         xp = array_module(keys)  # more new tokens than a rolling layer keeps
         k = xp.concatenate((keys[:, :, held - seen : held], k), axis=2)
         v = xp.concatenate((values[:, :, held - seen : held], v), axis=2)
-        self._long[layer] = (k, v)
+        first = k.shape[2] - min(k.shape[2], (window or 0) - 1)
+        self._long[layer] = (k[:, :, first:].copy(), v[:, :, first:].copy())  # not a view of all
         return k, v
 
     def advance(self, real: Array | None) -> None:
         """Count the new tokens in, after every layer has stored them; real is (B, S) or None."""
         for layer, (k, v) in self._long.items():
-            kept = min(k.shape[2], (self.windows[layer] or 0) - 1)
-            self.keys[layer][:, :, :kept] = k[:, :, k.shape[2] - kept :]
-            self.values[layer][:, :, :kept] = v[:, :, k.shape[2] - kept :]
+            kept = k.shape[2]
+            self.keys[layer][:, :, :kept], self.values[layer][:, :, :kept] = k, v
             self._first[layer] = self._end - kept
         self._long = {}
         self.length = self._filled = self._end

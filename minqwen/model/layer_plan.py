@@ -34,7 +34,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..backend import Array, array_module, at_least_float32, to_numpy
-from ..layers.rope import rope_tables
 from ..long_context.dual_chunk import DualChunkTables, dual_chunk_tables
 from ..long_context.logn import logn_scale
 from ..long_context.ntk import (
@@ -79,6 +78,9 @@ def layer_plans(
         lengths: of each row, with what is in a KV cache; one number if all are alike.
         training: the report applies NTK and LogN at inference only.
 
+    Raises:
+        ValueError: a length is below 0.
+
     >>> from .presets import own_size
     >>> config = own_size("tiny", vocab_size=300)
     >>> config.max_position_embeddings, config.use_dynamic_ntk = 128, True
@@ -120,21 +122,25 @@ def position_tables(
         positions: (T,) or (B, T) int, of the new tokens; with DCA best on the host.
         key_positions: (S,) or (B, S) int, of all tokens.
         like: a parameter: gives device and precision.
+
+    Returns:
+        PositionTables, in at_least_float32 of `like` and on its device.
+
+    Raises:
+        ValueError: with DCA, key_positions fall along a row or do not end in positions.
     """
     xp, dtype = array_module(like), at_least_float32(like).name
     rows = [inv_freq(config, alpha, dtype) for alpha in plan.alphas]  # each (Dh/2,)
     freq = xp.asarray(rows[0] if len(rows) == 1 else np.stack(rows)[:, None])  # or (B, 1, Dh/2)
     factor = attention_factor(config)
     chunks = None
-    if plan.chunks is not None:
+    if plan.chunks is None:
+        cos, sin = yarn_tables(xp.asarray(positions), freq, factor)  # factor 1: those of RoPE
+    else:
         chunks = dual_chunk_tables(
             positions, key_positions, freq, *plan.chunks, attention_factor=factor
         )
         cos, sin = chunks.key
-    elif factor != 1.0:
-        cos, sin = yarn_tables(xp.asarray(positions), freq, factor)
-    else:
-        cos, sin = rope_tables(xp.asarray(positions), freq)
     q_scale = None
     if plan.train_length is not None:
         q_scale = logn_scale(xp.asarray(positions), plan.train_length, dtype)
@@ -142,7 +148,13 @@ def position_tables(
 
 
 def inv_freq(config: QwenConfig, alpha: float, dtype: str) -> Array:
-    """Return the Dh/2 frequencies, on the host: as trained, or as rope_scaling or NTK want them."""
+    """Return the Dh/2 frequencies, on the host: as trained, or as rope_scaling or NTK want them.
+
+    Args:
+        config: of the model.
+        alpha: of NTK; 1 = as trained. rope_scaling of type linear or yarn has its own numbers.
+        dtype: "float32" or "float64".
+    """
     Dh, base, scaling = config.head_dim, config.rope_theta, config.rope_scaling or {}
     kind = rope_type(config)
     if kind == "linear":
@@ -213,12 +225,17 @@ def row_lengths(positions: Array) -> list[int]:
     Positions on a device, which those of padded rows are, are waited for.
 
     Args:
-        positions: (T,) or (B, T) int, of the new tokens.
+        positions: (S,) or (B, S) int, of all tokens.
+
+    Raises:
+        ValueError: a position is below 0.
 
     >>> row_lengths(np.array([[0, 1, 2], [0, 0, 1]])), row_lengths(np.array([7, 8]))
     ([3, 2], [9])
     """
     on_host = to_numpy(positions)
+    if on_host.size == 0:
+        return [0]
     if on_host.min() < 0:
         raise ValueError(f"positions must be 0 or above, got {on_host.min()}")
     last: list[int] = on_host.max(axis=-1, keepdims=positions.ndim == 1).tolist()

@@ -644,7 +644,7 @@ WIRING_LONG = [  # seen by the model with YaRN and a window only
         "layer_plan",
         "attention factor forgotten",
         "cos, sin = yarn_tables(xp.asarray(positions), freq, factor)",
-        "cos, sin = rope_tables(xp.asarray(positions), freq)",
+        "cos, sin = yarn_tables(xp.asarray(positions), freq, 1.0)",
     ),
     ("layer_plan", "rope_scaling ignored", 'if kind == "yarn":', 'if kind == "yarns":'),
     ("layer_plan", "window lost", "q_scale, plan.window, chunks", "q_scale, None, chunks"),

@@ -33,9 +33,9 @@ def tokens(rows=2, length=T, seed=0):
     return np.random.default_rng(seed).integers(0, 61, (rows, length))
 
 
-def filled(config, params, ids, pieces, real=None):
+def filled(config, params, ids, pieces, real=None, **options):
     """Return a cache that has seen the pieces of ids."""
-    kv_cache, start = KVCache(config, len(ids), 64, dtype="float64"), 0
+    kv_cache, start = KVCache(config, len(ids), 64, dtype="float64", **options), 0
     for piece in pieces:
         end = start + piece
         mask = None if real is None else real[:, :end]
@@ -180,6 +180,20 @@ def test_truncate_forgets_which_of_the_forgotten_were_padding(name):
     real[:, 19] = True  # no mask: the new ones are
     want = language_model_forward(params, config, ids, attention_mask=real)[0][:, 19:]
     assert np.abs(got - want).max() < 1e-12 * np.abs(want).max()
+
+
+@pytest.mark.parametrize("as_released", [False, True])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_after_truncate_to_nothing_the_cache_is_as_new(name, as_released):
+    """Padding, positions for each row, a rolled window, as released an alpha: nothing is left."""
+    config, params = model(name)
+    ids, real = tokens(), np.ones((2, T), dtype=bool)
+    real[1, :3] = False
+    kv_cache = filled(config, params, ids, [7, 13], real, as_released=as_released)
+    kv_cache.truncate(0)
+    assert_goes_on(kv_cache, config, params, tokens(seed=1), [6])
+    kv_cache.truncate(0)
+    assert_goes_on(kv_cache, config, params, tokens(seed=2), [T])
 
 
 # --- positions ------------------------------------------------------------------------------------

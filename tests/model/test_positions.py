@@ -122,3 +122,32 @@ def test_a_cache_made_for_another_config_is_refused(name):
         language_model_forward(params, config, IDS, kv_cache=KVCache(plain, 2, 19))
     with pytest.raises(ValueError, match=r"kv_cache is for .* the model has"):
         language_model_forward(params, plain, IDS, kv_cache=KVCache(config, 2, 19))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_no_rows_give_no_logits(name):
+    config, params = model(name)
+    mask = np.ones((0, 19), dtype=bool)
+    for options in ({}, {"attention_mask": mask}):
+        logits, _ = language_model_forward(params, config, IDS[:0], **options)
+        assert logits.shape == (0, 19, 61)
+
+
+def test_a_long_prompt_keeps_no_more_than_its_windows():
+    """Within a pass too: a rolling layer holds the last W - 1 and no view of all."""
+    config = small_config(layer_windows=[3, 5])
+    kv_cache = KVCache(config, 2, 1000, dtype="float64")
+    language_model_forward(random_params(config), config, np.tile(IDS, (1, 50)), kv_cache=kv_cache)
+    k = np.ones((2, 3, 900, 10))
+    kv_cache.truncate(0)
+    kv_cache.store(0, k, k)
+    held = kv_cache._long[0]
+    assert [a.shape[2] for a in held] == [2, 2]
+    assert all(a.base is None for a in held)
+
+
+@pytest.mark.parametrize("name", ["ntk", "logn", "dca, logn"])
+def test_negative_positions_are_named(name):
+    config, params = model(name)
+    with pytest.raises(ValueError, match="positions must be 0 or above, got -5"):
+        language_model_forward(params, config, IDS, positions=np.arange(19) - 5)
