@@ -25,6 +25,8 @@ OTHERS = {
     "minqwen/tokenizer/vocabulary.py": "Qwen 2.2 Tokenization",
     "minqwen/long_context/chunk_pieces.py": "Qwen2 2.2.1 (Dual Chunk Attention)",
     "minqwen/model/config.py": "Qwen Table 1, Qwen2 Table 1",
+    "minqwen/model/long_context_fields.py": "Qwen 2.3.2, Qwen2 3.2",
+    "minqwen/model/rope_scaling.py": "Qwen 2.3.2, Qwen2 3.2",
     "minqwen/model/layer_plan.py": "Qwen 2.3.2, Qwen2 3.2",
     "minqwen/lab/long_context.py": "Qwen 2.3.2, Table 3",
     "minqwen/lab/techniques.py": "Qwen 2.3.2, Qwen2 3.2",
@@ -47,6 +49,7 @@ OTHERS = {
 THROUGH = {
     "chunk_pieces": "tests/long_context/test_dual_chunk.py",
     "self_attention": "tests/model/test_long_context_model.py",
+    "rope_scaling": "tests/parity/test_config_parity.py",
     "qwen1": "tests/model/test_checkpoint.py",
     "decoder_block": "tests/parity/test_model_parity.py",
 }

@@ -13,15 +13,9 @@ from typing import Any
 
 from ..model.accounting import block_operations, cost
 from ..model.config import QwenConfig, param_shapes
-from ..model.layer_plan import (
-    ROPE_TYPES,
-    LayerPlan,
-    attention_factor,
-    inv_freq,
-    layer_plans,
-    rope_type,
-)
+from ..model.layer_plan import LayerPlan, layer_plans
 from ..model.presets import PRESETS, preset
+from ..model.rope_scaling import ROPE_TYPES, attention_factor, inv_freq, rope_type
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 

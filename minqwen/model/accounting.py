@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 from .config import QwenConfig, param_shapes
 from .kv_cache import ROLLING_ROOM
-from .layer_plan import layer_plans, layer_windows
+from .layer_plan import layer_plans
+from .long_context_fields import layer_windows
 
 
 class Operation(NamedTuple):

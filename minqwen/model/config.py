@@ -18,7 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from ..params import name_list
-from .layer_plan import LONG_CONTEXT_FIELDS, check_long_context, unsupported_long_context
+from .long_context_fields import (
+    LONG_CONTEXT_FIELDS,
+    check_long_context,
+    unsupported_long_context,
+)
 from .qwen1 import config_from_qwen1
 
 MODEL_TYPES = ("qwen", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe")

@@ -38,7 +38,9 @@ import numpy as np
 
 from ..backend import Array, array_module, to_numpy
 from .config import QwenConfig
-from .layer_plan import LONG_CONTEXT_FIELDS, LayerPlan, depends_on_length, layer_windows
+from .layer_plan import LayerPlan
+from .long_context_fields import LONG_CONTEXT_FIELDS, layer_windows
+from .rope_scaling import depends_on_length
 
 ROLLING_ROOM = 2  # windows
 RULES = ("rope_theta", "max_position_embeddings", *LONG_CONTEXT_FIELDS)  # what keys depend on

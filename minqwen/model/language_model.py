@@ -29,7 +29,8 @@ from ..shapes import require_axes, require_bool, require_shape
 from .config import QwenConfig, check_params
 from .decoder_block import DecoderBlockCache, decoder_block_backward, decoder_block_forward
 from .kv_cache import KVCache
-from .layer_plan import depends_on_length, layer_plans, position_tables, row_lengths
+from .layer_plan import layer_plans, position_tables, row_lengths
+from .rope_scaling import depends_on_length
 
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 

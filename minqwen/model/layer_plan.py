@@ -29,21 +29,17 @@ Differs:  a window for each layer was never released with Qwen; the sizes, and a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ..backend import Array, array_module, at_least_float32, to_numpy
 from ..long_context.dual_chunk import DualChunkTables, dual_chunk_tables
 from ..long_context.logn import logn_scale
-from ..long_context.ntk import (
-    continuous_ntk_alpha,
-    dynamic_ntk_alpha,
-    interpolated_inv_freq,
-    ntk_inv_freq,
-)
-from ..long_context.window import qwen2_windows
-from ..long_context.yarn import yarn_attention_factor, yarn_inv_freq, yarn_tables
+from ..long_context.ntk import continuous_ntk_alpha, dynamic_ntk_alpha
+from ..long_context.yarn import yarn_tables
+from .long_context_fields import layer_windows
+from .rope_scaling import attention_factor, inv_freq, rope_type
 
 if TYPE_CHECKING:
     from .config import QwenConfig
@@ -147,78 +143,6 @@ def position_tables(
     return PositionTables(cos, sin, q_scale, plan.window, chunks)
 
 
-def inv_freq(config: QwenConfig, alpha: float, dtype: str) -> Array:
-    """Return the Dh/2 frequencies, on the host: as trained, or as rope_scaling or NTK want them.
-
-    Args:
-        config: of the model.
-        alpha: of NTK; 1 = as trained. rope_scaling of type linear or yarn has its own numbers.
-        dtype: "float32" or "float64".
-    """
-    Dh, base, scaling = config.head_dim, config.rope_theta, config.rope_scaling or {}
-    kind = rope_type(config)
-    if kind == "linear":
-        return interpolated_inv_freq(Dh, base, scaling["factor"], dtype)
-    if kind == "yarn":
-        factor, original = _yarn_factor(config)
-        return yarn_inv_freq(
-            Dh,
-            base,
-            factor,
-            original,
-            beta_fast=scaling.get("beta_fast") or 32.0,
-            beta_slow=scaling.get("beta_slow") or 1.0,
-            truncate=scaling.get("truncate", True),
-            dtype=dtype,
-        )
-    return ntk_inv_freq(Dh, base, alpha, dtype)  # alpha = 1: as trained
-
-
-def attention_factor(config: QwenConfig) -> float:
-    """Return YaRN's factor on cos and sin, as transformers reads the config; 1 without YaRN."""
-    if rope_type(config) != "yarn":
-        return 1.0
-    scaling = config.rope_scaling or {}
-    if scaling.get("attention_factor") is not None:
-        return float(scaling["attention_factor"])
-    factor, _ = _yarn_factor(config)
-    return yarn_attention_factor(factor, scaling.get("mscale"), scaling.get("mscale_all_dim"))
-
-
-def _yarn_factor(config: QwenConfig) -> tuple[float, int]:
-    """Return YaRN's factor and the original length; one of them may be left out of the file."""
-    scaling, longest = config.rope_scaling or {}, config.max_position_embeddings
-    original = scaling.get("original_max_position_embeddings") or longest
-    factor = scaling.get("factor")
-    return (longest / original if factor is None else float(factor)), original
-
-
-def rope_type(config: QwenConfig) -> str:
-    """Return the kind of rope_scaling, "default" without; older files call the field `type`."""
-    scaling = config.rope_scaling or {}
-    if any(isinstance(value, dict) for value in scaling.values()):
-        return "nested"  # one for each kind of layer
-    return str(scaling.get("rope_type") or scaling.get("type") or "default")
-
-
-def layer_windows(config: QwenConfig) -> tuple[int | None, ...]:
-    """Return for each layer how many tokens a query sees, itself included; None = all before it."""
-    if config.layer_windows is not None:
-        return tuple(config.layer_windows)
-    return qwen2_windows(
-        config.num_hidden_layers,
-        config.use_sliding_window,
-        config.sliding_window,
-        config.max_window_layers,
-        config.layer_types,
-    )
-
-
-def depends_on_length(config: QwenConfig) -> bool:
-    """Say whether the frequencies depend on how long the text is."""
-    return config.use_dynamic_ntk or rope_type(config) == "dynamic"
-
-
 def row_lengths(positions: Array) -> list[int]:
     """Return how long the text of each row is by its positions; one number if all are alike.
 
@@ -240,107 +164,3 @@ def row_lengths(positions: Array) -> list[int]:
         raise ValueError(f"positions must be 0 or above, got {on_host.min()}")
     last: list[int] = on_host.max(axis=-1, keepdims=positions.ndim == 1).tolist()
     return [position + 1 for position in last]
-
-
-LONG_CONTEXT_FIELDS = (
-    "rope_scaling",
-    "use_dynamic_ntk",
-    "use_logn_attn",
-    "use_sliding_window",
-    "sliding_window",
-    "max_window_layers",
-    "layer_types",
-    "layer_windows",
-    "dual_chunk_attention_config",
-)
-ROPE_TYPES = ("default", "linear", "dynamic", "yarn")
-LAYER_TYPES = ("full_attention", "sliding_attention")
-
-
-def unsupported_long_context(config: QwenConfig) -> list[str]:
-    """Name what these fields ask for and we do not compute."""
-    found = []
-    partial = (config.rope_scaling or {}).get("partial_rotary_factor")
-    if (partial or config.extra.get("partial_rotary_factor") or 1) != 1:
-        found.append("partial_rotary_factor")
-    if rope_type(config) not in ROPE_TYPES:
-        found.append(f"rope_scaling of type {rope_type(config)}")
-    if config.use_dynamic_ntk and rope_type(config) != "default":
-        found.append(f"use_dynamic_ntk together with rope_scaling of type {rope_type(config)}")
-    if config.dual_chunk_attention_config is not None and any(layer_windows(config)):
-        found.append("windows together with dual_chunk_attention_config")
-    return found
-
-
-def check_long_context(config: QwenConfig) -> None:
-    """Raise ValueError, naming the field, when one of them has an impossible value."""
-    L = config.num_hidden_layers
-
-    def require(name: str, good: bool, wanted: str, value: Any) -> None:
-        if not good:
-            raise ValueError(f"{name} must be {wanted}, got {value!r}")
-
-    def whole(value: Any, least: int) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-    def number(value: Any, least: float) -> bool:
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return is_number and least <= value < float("inf")
-
-    value: Any = config.rope_scaling
-    require("rope_scaling", value is None or isinstance(value, dict), "an object or null", value)
-    if "rope_theta" in (value or {}):
-        raise ValueError("rope_theta must stand beside rope_scaling, not in it")
-    if rope_type(config) in ("linear", "dynamic", "yarn"):
-        factor = value.get("factor")
-        optional = rope_type(config) == "yarn" and factor is None
-        require("rope_scaling.factor", optional or number(factor, 1), "at least 1", factor)
-        for name in ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"):
-            got = value.get(name)
-            require(f"rope_scaling.{name}", got is None or number(got, 0), "0 or above", got)
-        got = value.get("attention_factor", 1.0)
-        require("rope_scaling.attention_factor", got is None or got > 0, "above 0", got)
-        got = value.get("truncate", True)
-        require("rope_scaling.truncate", isinstance(got, bool), "true or false", got)
-        original = value.get("original_max_position_embeddings")
-        require(
-            "rope_scaling.original_max_position_embeddings",
-            original is None or whole(original, 1),
-            "a whole number",
-            original,
-        )
-    value = config.sliding_window
-    require("sliding_window", value is None or whole(value, 1), "a whole number or null", value)
-    value = config.max_window_layers
-    require("max_window_layers", whole(value, 0), "a whole number", value)
-    value = config.layer_types
-    fits = isinstance(value, list) and len(value) == L and all(k in LAYER_TYPES for k in value)
-    wanted = f"a list of L={L} times {' or '.join(LAYER_TYPES)}, or null"
-    require("layer_types", value is None or fits, wanted, value)
-    value = config.layer_windows
-    fits = isinstance(value, list) and len(value) == L
-    fits = fits and all(window is None or whole(window, 1) for window in value)
-    wanted = f"a list of L={L} whole numbers, null where a layer sees all, or null"
-    require("layer_windows", value is None or fits, wanted, value)
-    value = config.dual_chunk_attention_config
-    fits = value is None or isinstance(value, dict)
-    require("dual_chunk_attention_config", fits, "an object or null", value)
-    if value is not None:
-        c, w = value.get("chunk_size"), value.get("local_size")
-        require("dual_chunk_attention_config.chunk_size", whole(c, 2), "at least 2", c)
-        fits = whole(w, 1) and w < c
-        require("dual_chunk_attention_config.local_size", fits, f"from 1 to {c - 1}", w)
-        highest = value.get("highest_position", c - 1)
-        name = "dual_chunk_attention_config.highest_position"
-        fits = whole(highest, c - 1) and highest <= c
-        require(name, fits, f"{c - 1} (the paper) or {c} (released)", highest)
-        original = value.get("original_max_position_embeddings", 1)
-        name = "dual_chunk_attention_config.original_max_position_embeddings"
-        require(name, whole(original, 1), "a whole number", original)
-    if config.use_logn_attn and config.max_position_embeddings < 2:
-        raise ValueError("use_logn_attn needs max_position_embeddings of at least 2, got 1")
-    layer_windows(config)  # checks what only the techniques themselves can tell
-    try:
-        inv_freq(config, 3.0 if depends_on_length(config) else 1.0, "float64")
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"rope_scaling, rope_theta or head_dim cannot be: {error}") from None

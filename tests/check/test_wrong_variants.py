@@ -18,7 +18,7 @@ from helpers.references import causal_mask, reference_error
 from minqwen.check.concepts import concept, gradient_table
 from minqwen.layers import attention
 from minqwen.long_context import chunk_pieces, dual_chunk
-from minqwen.model import decoder_block, language_model
+from minqwen.model import decoder_block, language_model, layer_plan
 
 # concept, what is wrong, the line as it stands, the line as people write it
 BACKWARD = [
@@ -646,12 +646,12 @@ WIRING_LONG = [  # seen by the model with YaRN and a window only
         "cos, sin = yarn_tables(xp.asarray(positions), freq, factor)",
         "cos, sin = yarn_tables(xp.asarray(positions), freq, 1.0)",
     ),
-    ("layer_plan", "rope_scaling ignored", 'if kind == "yarn":', 'if kind == "yarns":'),
+    ("rope_scaling", "rope_scaling ignored", 'if kind == "yarn":', 'if kind == "yarns":'),
     ("layer_plan", "window lost", "q_scale, plan.window, chunks", "q_scale, None, chunks"),
 ]
 WIRING = [
     (
-        "layer_plan",
+        "rope_scaling",
         "RoPE base ignored",
         "base, scaling = config.head_dim, config.rope_theta",
         "base, scaling = config.head_dim, 10000.0",
@@ -719,6 +719,7 @@ WIRING = [
 ]
 
 USED_BY = {
+    "rope_scaling": (layer_plan, "inv_freq"),
     "layer_plan": (language_model, "position_tables"),
     "self_attention": (decoder_block, "self_attention_forward"),
     "decoder_block": (language_model, "decoder_block_forward"),

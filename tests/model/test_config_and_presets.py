@@ -8,7 +8,7 @@ import pytest
 
 from minqwen.model.config import QwenConfig, check_params, param_shapes
 from minqwen.model.init import init_params
-from minqwen.model.layer_plan import layer_windows
+from minqwen.model.long_context_fields import layer_windows
 from minqwen.model.presets import PRESETS, preset
 from minqwen.params import count
 

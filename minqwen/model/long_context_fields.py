@@ -1,0 +1,145 @@
+"""The fields of a config that select long-context techniques: which there are, and their checks.
+
+What they do is worked out in layer_plan.py, once for each pass.
+
+Paper:    Qwen Technical Report, 2.3.2 Context Length Extension; Qwen2 Technical Report, 3.2
+          Long-context Training.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..long_context.window import qwen2_windows
+from .rope_scaling import ROPE_TYPES, depends_on_length, inv_freq, rope_type
+
+if TYPE_CHECKING:
+    from .config import QwenConfig
+
+LONG_CONTEXT_FIELDS = (
+    "rope_scaling",
+    "use_dynamic_ntk",
+    "use_logn_attn",
+    "use_sliding_window",
+    "sliding_window",
+    "max_window_layers",
+    "layer_types",
+    "layer_windows",
+    "dual_chunk_attention_config",
+)
+LAYER_TYPES = ("full_attention", "sliding_attention")
+
+
+def layer_windows(config: QwenConfig) -> tuple[int | None, ...]:
+    """Return for each layer how many tokens a query sees, itself included; None = all before it."""
+    if config.layer_windows is not None:
+        return tuple(config.layer_windows)
+    return qwen2_windows(
+        config.num_hidden_layers,
+        config.use_sliding_window,
+        config.sliding_window,
+        config.max_window_layers,
+        config.layer_types,
+    )
+
+
+def unsupported_long_context(config: QwenConfig) -> list[str]:
+    """Name what these fields ask for and we do not compute."""
+    found = []
+    partial = (config.rope_scaling or {}).get("partial_rotary_factor")
+    if (partial or config.extra.get("partial_rotary_factor") or 1) != 1:
+        found.append("partial_rotary_factor")
+    if rope_type(config) not in ROPE_TYPES:
+        found.append(f"rope_scaling of type {rope_type(config)}")
+    if config.use_dynamic_ntk and rope_type(config) != "default":
+        found.append(f"use_dynamic_ntk together with rope_scaling of type {rope_type(config)}")
+    if config.dual_chunk_attention_config is not None and any(layer_windows(config)):
+        found.append("windows together with dual_chunk_attention_config")
+    return found
+
+
+def check_long_context(config: QwenConfig) -> None:
+    """Raise ValueError, naming the field, when one of them has an impossible value."""
+    for name in ("rope_scaling", "dual_chunk_attention_config"):
+        value = getattr(config, name)
+        good = value is None or isinstance(value, dict)
+        _require(name, good, "an object or null", value)
+    _check_rope_scaling(config.rope_scaling, rope_type(config))
+    _check_windows(config)
+    if config.dual_chunk_attention_config is not None:
+        _check_chunks(config.dual_chunk_attention_config)
+    if config.use_logn_attn and config.max_position_embeddings < 2:
+        raise ValueError("use_logn_attn needs max_position_embeddings of at least 2, got 1")
+    layer_windows(config)  # checks what only the techniques themselves can tell
+    try:
+        inv_freq(config, 3.0 if depends_on_length(config) else 1.0, "float64")
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"rope_scaling, rope_theta or head_dim cannot be: {error}") from None
+
+
+def _check_rope_scaling(scaling: Any, kind: str) -> None:
+    if scaling is None:
+        return
+    if "rope_theta" in scaling:
+        raise ValueError("rope_theta must stand beside rope_scaling, not in it")
+    if kind not in ("linear", "dynamic", "yarn"):
+        return  # nothing to compute with, or not ours: see unsupported_long_context
+    get = scaling.get
+    factor = get("factor")
+    good = _number(factor, 1) or (factor is None and kind == "yarn")  # YaRN can do without
+    _require("rope_scaling.factor", good, "at least 1", factor)
+    for name in ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"):
+        value = get(name)
+        _require(f"rope_scaling.{name}", value is None or _number(value, 0), "0 or above", value)
+    value = get("attention_factor")
+    _require("rope_scaling.attention_factor", value is None or value > 0, "above 0", value)
+    value = get("truncate", True)
+    _require("rope_scaling.truncate", isinstance(value, bool), "true or false", value)
+    name, value = "original_max_position_embeddings", get("original_max_position_embeddings")
+    _require(f"rope_scaling.{name}", value is None or _whole(value, 1), "a whole number", value)
+
+
+def _check_windows(config: QwenConfig) -> None:
+    L, value = config.num_hidden_layers, config.sliding_window
+    _require("sliding_window", value is None or _whole(value, 1), "a whole number or null", value)
+    first = config.max_window_layers
+    _require("max_window_layers", _whole(first, 0), "a whole number", first)
+    kinds = config.layer_types
+    fits = isinstance(kinds, list) and len(kinds) == L and all(k in LAYER_TYPES for k in kinds)
+    wanted = f"a list of L={L} times {' or '.join(LAYER_TYPES)}, or null"
+    _require("layer_types", kinds is None or fits, wanted, kinds)
+    windows = config.layer_windows
+    fits = isinstance(windows, list) and len(windows) == L
+    fits = fits and all(W is None or _whole(W, 1) for W in windows or ())
+    wanted = f"a list of L={L} whole numbers, null where a layer sees all, or null"
+    _require("layer_windows", windows is None or fits, wanted, windows)
+
+
+def _check_chunks(chunks: dict[str, Any]) -> None:
+    def require(name: str, good: bool, wanted: str) -> None:
+        _require(f"dual_chunk_attention_config.{name}", good, wanted, chunks.get(name))
+
+    get = chunks.get
+    c: Any = get("chunk_size")
+    w: Any = get("local_size")
+    require("chunk_size", _whole(c, 2), "a whole number of at least 2")
+    require("local_size", _whole(w, 1) and w < c, f"from 1 to {c - 1}")
+    highest = get("highest_position", c - 1)
+    fits = _whole(highest, c - 1) and highest <= c
+    require("highest_position", fits, f"{c - 1} (the paper) or {c} (released)")
+    original = get("original_max_position_embeddings", 1)
+    require("original_max_position_embeddings", _whole(original, 1), "a whole number")
+
+
+def _require(name: str, good: bool, wanted: str, value: Any) -> None:
+    if not good:
+        raise ValueError(f"{name} must be {wanted}, got {value!r}")
+
+
+def _whole(value: Any, least: int) -> Any:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _number(value: Any, least: float) -> bool:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and least <= value < float("inf")
