@@ -231,7 +231,7 @@ plt.show()
 
 # %% [markdown]
 # This error knows about the texts only. Another seed gives another model: differences of a percent
-# may turn round. Trying three seeds is the honest way (`--seed 1`, in another folder).
+# may change sign. Trying three seeds is the honest way (`--seed 1`, in another folder).
 #
 # ## 7 Which layers mind
 #
@@ -253,12 +253,12 @@ plt.show()
 # %% [markdown]
 # Note the dashed line. In a model this small, windows of L0 in *every* layer are hard to beat: no
 # query ever sees a distance that was not trained. What is far away still arrives, from layer to
-# layer, up to L · L0 tokens. A large model loses more by that than a small one.
+# layer, up to about L · L0 tokens. Do not carry this over to a large model; we did not measure one.
 #
 # ## 8 Agree or not
 #
-# `findings` holds each claim of the report against the numbers. The verdict is computed: nobody
-# chose it to look good.
+# `findings` holds each claim of the report against the numbers. The verdict is computed; its limits
+# stand in `findings.py`, and you may change them.
 
 # %%
 for finding in findings(numbers):
@@ -271,7 +271,7 @@ for finding in findings(numbers):
 #
 # ## 9 Break one thing: one factor for all lengths
 #
-# Our YaRN takes the factor T / L0 that the text needs. A released config names one factor, for all
+# Our YaRN takes the factor T / L0 that the text needs. Qwen2's model cards name one factor, for all
 # lengths. What does a factor for the longest text do to a short one?
 
 # %%

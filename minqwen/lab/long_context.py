@@ -45,7 +45,7 @@ class Text(NamedTuple):
     tokenizer: Tokenizer
     rows: Array  # (n, L0 + 1) int, to train on
     validation_rows: Array  # (at most 128, L0 + 1) int, held out: for the curve of the training
-    texts: Array  # (settings.texts, 16 L0 + 1) int, held out, each of one file: for the table
+    texts: Array  # (settings.texts, 16 L0 + 1) int, held out, one of a file: for the table
 
 
 def long_context_lab(
@@ -120,10 +120,12 @@ def long_context_lab(
 def prepare_text(settings: LabSettings) -> Text:
     """Take the sources of Python's library, train a tokenizer, and hold every 10th file back.
 
-    Code, because names come back: what stood far above helps to guess what comes.
+    Code, because names come back: what stood far above helps to guess what comes. The measured
+    texts are each within one file, no two of the same: texts of one file are alike, and a standard
+    error that counts them as independent is too small.
 
     Raises:
-        ValueError: the text is too short.
+        ValueError: too few of the held-out files are long enough.
     """
     documents = standard_library_code(settings.text_bytes)
     held_out = documents[HELD_OUT - 1 :: HELD_OUT]
@@ -139,16 +141,34 @@ def prepare_text(settings: LabSettings) -> Text:
     rng = np.random.default_rng(settings.seed)
     rows = pack_documents(encode(documents), settings.train_length, separator, rng)
     C = settings.lengths[-1]
-    pieces = [ids[i : i + C + 1] for ids in encode(held_out) for i in range(0, len(ids) - C, C)]
-    if len(pieces) <= settings.texts:
+    pieces = [
+        (file, ids[i : i + C + 1])
+        for file, ids in enumerate(encode(held_out))
+        for i in range(0, len(ids) - C, C)
+    ]
+    files = len({file for file, _ in pieces})
+    if files < settings.texts or len(pieces) == settings.texts:
         raise ValueError(
-            f"the held-out text makes {len(pieces)} texts of {C} tokens, more than texts="
-            f"{settings.texts} are needed: take less, or more text_bytes"
+            f"texts={settings.texts} need as many held-out files of more than {C} tokens and some "
+            f"text beyond them; there are {files}, with {len(pieces)} pieces: take fewer texts, or "
+            "more text_bytes"
         )
-    pieces = [pieces[i] for i in rng.permutation(len(pieces))]
-    texts, others = np.array(pieces[: settings.texts]), pieces[settings.texts :]
-    validation_rows = pack_documents(others, settings.train_length, separator)[:VALIDATION_ROWS]
-    return Text(tokenizer, rows, validation_rows, texts)
+    texts: dict[int, Array] = {}  # file -> its first piece in the shuffled order
+    others = []
+    for i in rng.permutation(len(pieces)):
+        file, ids = pieces[i]
+        if file not in texts and len(texts) < settings.texts:
+            texts[file] = ids
+        else:
+            others.append(ids)
+    validation_rows = _spread(pack_documents(others, settings.train_length, separator))
+    return Text(tokenizer, rows, validation_rows, np.array(list(texts.values())))
+
+
+def _spread(rows: Array) -> Array:
+    """Return at most 128 rows, evenly from all of them."""
+    spread: Array = rows[np.linspace(0, len(rows) - 1, min(len(rows), VALIDATION_ROWS)).astype(int)]
+    return spread
 
 
 def describe(settings: LabSettings, params: Params, text: Text, run: Path) -> dict[str, Any]:

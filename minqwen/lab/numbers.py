@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from .measure import difference
 from .results import Results
 
@@ -22,8 +24,12 @@ class Gain(NamedTuple):
 
     def __str__(self) -> str:
         """Return the change of perplexity in percent, minus = better."""
-        percent, error = 100 * math.expm1(-self.nats), 100 * self.error * math.exp(-self.nats)
-        return f"{percent:+.1f} % (± {error:.1f})"
+        return f"{self.percent} (± {100 * self.error * math.exp(-self.nats):.1f})"
+
+    @property
+    def percent(self) -> str:
+        """The same without the error."""
+        return f"{round(100 * math.expm1(-self.nats), 1) + 0.0:+.1f} %"  # never "-0.0"
 
 
 class Numbers:
@@ -32,6 +38,12 @@ class Numbers:
     def __init__(self, results: Results, train_length: int) -> None:
         """Remember where the numbers are."""
         self.results, self.train_length = results, train_length
+
+    @property
+    def single_layers(self) -> list[str]:
+        """The rows in which a single layer sees more than L0, the lowest layer first."""
+        names = [name for name in self.results.cells if name.startswith("layer_")]
+        return sorted(names, key=lambda name: int(name.removeprefix("layer_")))
 
     def cell(self, technique: str, multiple: int) -> dict[str, Any]:
         """Return a cell, which must have been measured."""
@@ -48,3 +60,11 @@ class Numbers:
         """Return how much lower `better` is than `worse`, there or at another multiple."""
         mean, error = difference(self.cell(worse, than or multiple), self.cell(better, multiple))
         return Gain(mean, error)
+
+    def growth(self, better: str, worse: str, early: int, late: int) -> Gain:
+        """Return how much larger the gain is at `late` than at `early`, text by text."""
+        by_text = [
+            np.array(self.cell(worse, k)["by_text"]) - np.array(self.cell(better, k)["by_text"])
+            for k in (late, early)
+        ]
+        return Gain(*difference({"by_text": by_text[0]}, {"by_text": by_text[1]}))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..tour_page import new_figure
-from .findings import REPORT
+from .findings import REPORT, REPORT_MULTIPLES
 from .numbers import Numbers
 from .settings import MULTIPLES
 from .techniques import BY_NAME
@@ -18,13 +18,9 @@ STYLES: dict[str, tuple[str, str, str]] = {  # technique -> colour, line, marker
     "ntk": ("#c45a00", "-", "s"),
     "ntk_logn": ("#d9a400", "-", "^"),
     "ntk_logn_window": ("#2b7a4b", "-", "D"),
-    "interpolation": ("#999999", "--", "x"),
-    "logn": ("#999999", ":", "+"),
-    "window": ("#2b7a4b", ":", "d"),
     "yarn": ("#1f5fa8", "--", "v"),
     "dca": ("#8a3fa0", "--", "P"),
     "dca_temperature": ("#c0408a", "--", "*"),
-    "dca_yarn": ("#c0408a", ":", "*"),
     "all_layers": ("#888888", "-.", "x"),
 }
 LABELS = {"ntk_logn": "NTK + LogN", "ntk": "NTK", "ntk_logn_window": "NTK + LogN + window"}
@@ -45,12 +41,12 @@ def draw_lengths(n: Numbers, names: Sequence[str]) -> Any:
     for name, row in REPORT.items():
         colour, line, marker = STYLES[name]
         right.plot(
-            (0.5, 1, 2, 4, 8), row, line, color=colour, marker=marker, ms=5, label=label(name)
+            REPORT_MULTIPLES, row, line, color=colour, marker=marker, ms=5, label=label(name)
         )
     left.set_title(f"our model, trained at L0 = {n.train_length}")
     right.set_title("Qwen-7B, trained at L0 = 2048 (the report, Table 3)")
     left.axhline(n.perplexity("plain", 1), color="#bbb", linewidth=0.8, zorder=0)
-    for axes, ticks in ((left, MULTIPLES), (right, (0.5, 1, 2, 4, 8))):
+    for axes, ticks in ((left, MULTIPLES), (right, REPORT_MULTIPLES)):
         axes.legend(fontsize=8)
         _length_axis(axes, ticks)
     return drawing
@@ -80,8 +76,8 @@ def draw_windows(n: Numbers) -> Any:
     drawing, all_axes = new_figure(12.5, 4.2, 3)
     ladders, halves = ("short windows {}", "low", "high"), ("{} half", "lower", "upper")
     panels = (
-        ("the same windows both ways round", ladders, "window", "window_reversed", "plain"),
-        ("the same, with NTK and LogN", ladders,
+        ("windows alone", ladders, "window", "window_reversed", "plain"),
+        ("windows with NTK and LogN", ladders,
          "ntk_logn_window", "ntk_logn_window_reversed", "ntk_logn"),
         ("half of the layers limited to L0", halves, "lower_half", "upper_half", "plain"),
     )  # fmt: skip
@@ -108,7 +104,7 @@ def draw_windows(n: Numbers) -> Any:
 def draw_layers(n: Numbers) -> Any:
     """Draw what happens when a single layer sees more than L0."""
     drawing, axes = new_figure(7.5, 4.2, 1)
-    layers = [name for name in n.results.cells if name.startswith("layer_")]
+    layers = n.single_layers
     for i, name in enumerate(layers):
         shade = 0.15 + 0.75 * i / max(len(layers) - 1, 1)  # blue = low in the model
         values = [n.perplexity(name, k) for k in MULTIPLES]

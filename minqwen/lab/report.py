@@ -13,7 +13,7 @@ from typing import Any
 from .. import __version__
 from ..tour_page import STYLE, table
 from ..training.run_folder import explain_os_errors
-from .findings import REPORT, findings
+from .findings import LIMITS, REPORT, REPORT_MULTIPLES, findings
 from .numbers import Numbers
 from .plots import draw_layers, draw_lengths, draw_positions, draw_windows
 from .results import Results
@@ -33,7 +33,7 @@ SHOWN = (
 TITLES = {
     "report": "the report's rows, each on top of the one above",
     "more": "others, each by itself",
-    "windows": "windows both ways round",
+    "windows": "short windows low, and short windows high",
     "layers": "one layer at a time",
 }
 
@@ -41,7 +41,7 @@ TITLES = {
 ALTS = {
     "perplexity.png": "Perplexity against length, ours and the report's.",
     "positions.png": "Perplexity against the position within the longest texts.",
-    "windows.png": "The same windows both ways round.",
+    "windows.png": "Perplexity with short windows low, and with short windows high.",
     "layers.png": "Perplexity when a single layer sees more than the trained length.",
 }
 
@@ -100,21 +100,28 @@ def table_rows(n: Numbers, group: str) -> list[list[str]]:
 def about(facts: dict[str, Any]) -> str:
     """Return one paragraph: what was trained on what, and what was measured."""
     s, t = facts["settings"], facts["training"]
+    base = f"rope_theta {s['rope_theta']:g}"
+    if s["rope_theta"] * 2048 == 10_000 * s["train_length"]:
+        base += (
+            f" = 10,000 * {s['train_length']} / 2048, chosen so that the slowest pair turns about "
+            "as far within the trained length as Qwen's, which helps NTK"
+        )
     return (
         f"A Qwen2 with {s['num_hidden_layers']} layers, width {s['hidden_size']} and "
-        f"{t['parameters']:,} parameters (rope_theta {s['rope_theta']:g}) was trained on "
+        f"{t['parameters']:,} parameters ({base}) was trained on "
         f"{t['tokens']:,} tokens of Python's standard library, in texts of {s['train_length']} "
         f"tokens: {s['steps']} steps, {t['seconds']:.0f} seconds, seed {s['seed']}; loss "
         f"{t['loss']:.2f}, {t['validation_loss']:.2f} on files it never saw. Perplexity is over "
-        f"the same {s['texts'] * s['train_length'] * MULTIPLES[-1]:,} tokens at every length, in "
-        f"{s['texts']} pieces of such files. "
+        f"the same {s['texts'] * s['train_length'] * MULTIPLES[-1]:,} tokens at every length, one "
+        f"piece of each of {s['texts']} such files. "
         f"{facts['machine']}, minqwen {__version__}."
     )
 
 
 NOTES = (
-    "± is one standard error of the difference, over the texts that both rows read. It "
-    "knows nothing about another seed or another training: small differences may turn round there."
+    "± is one standard error of the difference, over the texts that both rows read; a difference "
+    "counts when it is above two of them. It knows nothing about another seed or another training: "
+    f"small differences may change sign there. {LIMITS}"
 )
 
 
@@ -148,7 +155,7 @@ def page(n: Numbers, facts: dict[str, Any], plots: Sequence[str]) -> str:
     numbers = set(range(1, len(MULTIPLES) + 1))
     found = findings(n)
     verdicts = [f.verdict for f in found]
-    count = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts))
+    count = "; ".join(f"{v}: {verdicts.count(v)}" for v in dict.fromkeys(verdicts))
     report = [[label, *(f"{v:.2f}" for v in row)] for label, row in zip(
         ("7B", "+ dynamic NTK", "+ LogN", "+ window"), REPORT.values(), strict=True)]  # fmt: skip
     parts = [
@@ -159,14 +166,14 @@ def page(n: Numbers, facts: dict[str, Any], plots: Sequence[str]) -> str:
     ]
     for group, title in TITLES.items():
         parts += [f"<p><b>{title}</b></p>", table(head(n), table_rows(n, group), numbers)]
-    lengths = [f"{2048 * k // 2} ({k / 2:g} L0)" for k in (1, 2, 4, 8, 16)]
+    lengths = [f"{2048 * k:g} ({k:g} L0)" for k in REPORT_MULTIPLES]
     parts += [
         "<p><b>the report, Table 3: Qwen-7B, trained at 2048</b></p>",
         table(["perplexity at", *lengths], report, numbers),
         "<h2>2 Perplexity against length</h2>",
         plots[0],
         "<h2>3 Inside the longest text</h2><p>Where in the text it goes wrong. Plain reading is "
-        "good up to the trained length and bad behind it.</p>",
+        "good up to the trained length and bad beyond it.</p>",
         plots[1],
         "<h2>4 Windows: short ones low, or short ones high?</h2>",
         plots[2],

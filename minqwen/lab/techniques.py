@@ -5,9 +5,9 @@ A technique never changes a parameter: the same trained model reads the text, by
     "+" rows pile up, as in Table 3 of the report: NTK; NTK and LogN; NTK, LogN and windows.
 
 Paper:    Qwen Technical Report, 2.3.2 and Table 3; Qwen2 Technical Report, 3.2 (YaRN, DCA).
-Differs:  YaRN's factor is T / L0 for a text of T tokens, as NTK's alpha is dynamic too; Qwen2's
-          configs name one factor for all lengths. Sizes of windows and chunks are our choice, as
-          the reports give none: see `ladder` and `chunks`.
+Differs:  YaRN's factor is T / L0 for a text of T tokens, as NTK's alpha is dynamic too; the
+          factor in Qwen2's model cards is one for all lengths. Sizes of windows and chunks are our
+          choice, as the reports give none: see `ladder` and `chunks`.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def temperature(config: QwenConfig, length: int) -> dict[str, Any]:
 
     Qwen2 names YaRN for rescaling the attention weights, and vLLM's DCA does only that.
     """
-    longer = length / config.max_position_embeddings
-    return yarn(config, 0) | {"attention_factor": yarn_attention_factor(longer)}
+    trained = config.max_position_embeddings
+    return yarn(config, trained) | {"attention_factor": yarn_attention_factor(length / trained)}
 
 
 def interpolation(config: QwenConfig, length: int) -> dict[str, Any]:

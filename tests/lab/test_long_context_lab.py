@@ -13,7 +13,7 @@ from helpers.commands import error_of
 
 from minqwen.cli import main
 from minqwen.lab import long_context, settings
-from minqwen.lab.findings import AGREES, DISAGREES, REPORT, findings
+from minqwen.lab.findings import AGREES, DISAGREES, PARTLY, REPORT, UNDECIDED, findings
 from minqwen.lab.long_context import long_context_lab, prepare_text
 from minqwen.lab.measure import difference, measure, token_losses
 from minqwen.lab.numbers import Gain, Numbers
@@ -32,7 +32,7 @@ TINY = LabSettings(
     num_hidden_layers=2,
     intermediate_size=24,
     vocab_size=280,
-    text_bytes=500_000,
+    text_bytes=1_000_000,
     steps=4,
     batch_size=4,
     warmup_steps=2,
@@ -207,7 +207,8 @@ def test_up_to_the_trained_length_rows_are_the_same(finished):
 def test_measured_text_is_not_trained_on(monkeypatch):
     documents = [f"document {i} says this\n" * 80 for i in range(100, 160)]
     monkeypatch.setattr(long_context, "standard_library_code", lambda max_bytes: list(documents))
-    text = prepare_text(TINY)
+    monkeypatch.setattr(long_context, "VALIDATION_ROWS", 30)
+    text = prepare_text(replace(TINY, texts=4))
 
     def named(ids):
         return set(
@@ -215,8 +216,14 @@ def test_measured_text_is_not_trained_on(monkeypatch):
         )
 
     measured = named(text.texts) | named(text.validation_rows)
-    assert len(measured) > 1
     assert not measured & named(text.rows[:, :-1])
+    files = [named(ids) for ids in text.texts]
+    assert [len(file) for file in files] == [1] * 4  # each within one file
+    assert len(set.union(*files)) == 4  # no two of the same
+    assert len(text.validation_rows) == 30
+    assert len(named(text.validation_rows)) == 6  # spread over all that is left
+    with pytest.raises(ValueError, match=r"texts=7 need as many held-out files .* there are 6"):
+        prepare_text(replace(TINY, texts=7))
 
 
 def test_a_rerun_trains_and_measures_nothing(copy, monkeypatch):
@@ -335,7 +342,9 @@ def test_impossible_settings_are_refused(values, message):
 
 
 def test_too_little_text_is_refused():
-    with pytest.raises(ValueError, match=r"the held-out text makes \d+ texts of 256"):
+    with pytest.raises(
+        ValueError, match=r"texts=1000 need as many held-out files of more than 256"
+    ):
         prepare_text(replace(TINY, texts=1000))
 
 
@@ -374,15 +383,66 @@ AS_IN_THE_REPORT = {
     "ntk_logn_window_reversed": (3.78, 3.7, 3.9, 6.0, 9.0),
     "lower_half": (3.78, 9.0, 12.0, 19.0, 30.0),
     "upper_half": (3.78, 19.0, 32.0, 59.0, 90.0),
+    "dca": (3.78, 3.65, 3.75, 3.85, 3.95),
     "dca_temperature": (3.78, 3.6, 3.7, 3.8, 3.9),
     "layer_0": (3.78, 9.0, 12.0, 19.0, 30.0),
 }
+FINDINGS = (
+    *("short", "plain", "ntk", "logn", "window", "windows alone", "context"),
+    *("dca", "temperature", "layers"),
+)
+
+
+def conclude(folder, **changed):
+    """What the findings say to the report's own numbers, some rows changed."""
+    rows = {name: AS_IN_THE_REPORT.get(name, (3.78, 5.0, 6.0, 7.0, 8.0)) for name in NAMES}
+    found = findings(lab_that_measured(folder, rows | changed))
+    return dict(zip(FINDINGS, found, strict=True))
 
 
 def test_the_reports_own_numbers_agree_with_the_report(tmp_path):
-    rows = {name: AS_IN_THE_REPORT.get(name, (3.78, 5.0, 6.0, 7.0, 8.0)) for name in NAMES}
-    found = findings(lab_that_measured(tmp_path, rows))
-    assert [f.verdict for f in found] == [AGREES] * len(found), found
+    found = conclude(tmp_path)
+    assert [f.verdict for f in found.values()] == [AGREES] * len(found), found
+    text = found["layers"].ours
+    assert text.startswith("7 of 7 comparisons for, 0 against; layer 0 is the most sensitive")
+
+
+@pytest.mark.parametrize(
+    ("which", "changed", "verdict"),
+    [
+        # for and against together decide nothing, whichever is more
+        ("layers", {"window": (3.78, 6.0, 9.5, 20.0, 41.0)}, UNDECIDED),
+        ("layers", {"layer_0": (3.78, 4.0, 4.0, 4.0, 4.0)}, UNDECIDED),
+        ("temperature", {"dca_temperature": (3.78, 3.7, 3.7, 3.8, 3.9)}, UNDECIDED),
+        ("temperature", {"dca_temperature": (3.78, 3.7, 3.8, 3.9, 4.0)}, DISAGREES),
+        # only the row with everything on counts, at 2 and at 4 L0
+        ("context", {"ntk_logn_window": (3.78, 3.58, 3.9, 4.32, 5.0)}, PARTLY),
+        ("context", {"ntk_logn_window": (3.78, 3.9, 3.9, 4.32, 5.0)}, DISAGREES),
+        # windows: from 4 L0 on, and little at 2 L0
+        ("window", {"ntk_logn_window": (3.78, 3.58, 3.6, 4.32, 5.0)}, PARTLY),
+        ("window", {"ntk_logn_window": (3.78, 3.4, 3.4, 4.32, 5.0)}, PARTLY),
+        ("logn", {"ntk_logn": (3.78, 3.4, 3.4, 4.62, 5.4)}, PARTLY),  # not little
+        ("logn", {"ntk_logn": (3.78, 3.58, 3.56, 5.7, 6.8)}, DISAGREES),  # no more than at 2 L0
+        ("plain", {"plain": (3.78, 7.0, 30.0, 60.0, 90.0)}, PARTLY),
+        ("dca", {"dca": (3.78, 4.0, 150.0, 300.0, 400.0)}, PARTLY),
+    ],
+)
+def test_each_verdict_follows_its_claim(tmp_path, which, changed, verdict):
+    assert conclude(tmp_path, **changed)[which].verdict == verdict
+
+
+def test_a_gain_that_grows_has_an_error_of_its_own(tmp_path):
+    results = Results(tmp_path)
+    for name, k, by_text in (
+        ("plain", 2, [1.0, 2.0, 4.0]),
+        ("ntk", 2, [1.0, 1.5, 3.0]),  # gains 0, 0.5, 1
+        ("plain", 8, [2.0, 3.0, 5.0]),
+        ("ntk", 8, [1.9, 2.3, 3.9]),  # gains 0.1, 0.7, 1.1: more by 0.1, 0.2, 0.1
+    ):
+        results.cells.setdefault(name, {})[str(16 * k)] = {"by_text": by_text}
+    more = Numbers(results, 16).growth("ntk", "plain", 2, 8)
+    assert more.nats == pytest.approx(0.4 / 3)
+    assert more.error == pytest.approx(np.std([0.1, 0.2, 0.1], ddof=1) / math.sqrt(3))
 
 
 def test_the_opposite_does_not_agree(tmp_path):
@@ -397,7 +457,8 @@ def test_the_opposite_does_not_agree(tmp_path):
     rows["upper_half"] = tuple(v * 0.99 for v in rising)
     for name in worse:
         rows[name] = (3.999, *rows[name][1:])
-    rows |= {name: tuple(v * 2 for v in rising) for name in ("yarn", "dca", "interpolation")}
+    rows |= {name: tuple(v * 2 for v in rising) for name in ("yarn", "interpolation", "layer_1")}
+    rows["dca"] = (4.0, *(v * 0.99 for v in rising[1:]))
     found = findings(lab_that_measured(tmp_path, rows))
     assert [f.verdict for f in found] == [DISAGREES] * len(found), found
 
