@@ -173,7 +173,7 @@ def page(n: Numbers, facts: dict[str, Any], plots: Sequence[str]) -> str:
         "<h2>2 Perplexity against length</h2>",
         plots[0],
         "<h2>3 Inside the longest text</h2><p>Where in the text it goes wrong. Plain reading is "
-        "good up to the trained length and bad beyond it.</p>",
+        "as good as any up to the trained length, and goes wrong beyond it.</p>",
         plots[1],
         "<h2>4 Windows: short ones low, or short ones high?</h2>",
         plots[2],
