@@ -138,8 +138,10 @@ def tokens_after(ids, length):
     return np.concatenate((ids[:, :length], tokens(length=30, seed=1)), axis=1)
 
 
-@pytest.mark.parametrize("pieces", [(1,) * 20, (20,), (6, 11, 1, 1, 1)], ids=str)
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    "pieces", [(1,) * 20, (20,), (6, 11, 1, 1, 1)], ids=["steps", "one pass", "both"]
+)
+@pytest.mark.parametrize("name", ["plain", "ntk", "windows", "ntk, windows", "dca"])
 def test_truncate_refuses_or_the_text_goes_on_rightly(name, pieces):
     config, params = model(name)
     ids = tokens()
@@ -152,7 +154,7 @@ def test_truncate_refuses_or_the_text_goes_on_rightly(name, pieces):
             refused.append(length)
         assert kv_cache.length == (T if length in refused else length)
         n = kv_cache.length
-        assert_goes_on(kv_cache, config, params, tokens_after(ids, n), (n + 1, n + 3))
+        assert_goes_on(kv_cache, config, params, tokens_after(ids, n), [n + 2])
     assert not {0, T} & set(refused)
     assert config.layer_windows is not None or not refused
 
