@@ -6,8 +6,8 @@ import base64
 import html
 import io
 import math
-import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from . import __version__
 from .model.accounting import Cost
+from .model.atomic_folder import write_whole
 from .model.config import QwenConfig
 
 STYLE = """
@@ -99,23 +100,30 @@ def write_page(
         "<li><code>notebooks/02_one_block_forward_and_backward.ipynb</code> goes through a block "
         "line by line</li></ul>",
     ]
-    page = (
+    write_whole(path, document("minqwen tour", parts).encode("utf-8"))
+    return path
+
+
+def document(title: str, parts: Sequence[str]) -> str:
+    """Return a whole page of these parts, in our style."""
+    return (
         "<!doctype html><html lang=en><meta charset=utf-8>"
         "<meta name=viewport content='width=device-width, initial-scale=1'>"
-        f"<title>minqwen tour</title><link rel=icon href='data:,'><style>{STYLE}</style>"
+        f"<title>{title}</title><link rel=icon href='data:,'><style>{STYLE}</style>"
         f"<body><main>{''.join(parts)}</main></body></html>\n"
     )
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(page, encoding="utf-8")
-    os.replace(aside, path)
-    return path
 
 
 def figure(drawing: Any, alt: str) -> str:
     """Return a matplotlib figure as an image inside the page."""
     buffer = io.BytesIO()
     drawing.savefig(buffer, format="png", dpi=150, bbox_inches="tight")
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return image(buffer.getvalue(), alt)
+
+
+def image(png: bytes, alt: str) -> str:
+    """Return a picture inside the page."""
+    data = base64.b64encode(png).decode("ascii")
     return f'<p><img alt="{html.escape(alt)}" src="data:image/png;base64,{data}"></p>'
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..tour_page import STYLE, table
+from ..model.atomic_folder import write_whole
+from ..tour_page import document, image, table
 from ..training.run_folder import explain_os_errors
 from .findings import LIMITS, REPORT, REPORT_MULTIPLES, findings
 from .numbers import Numbers
@@ -62,16 +61,14 @@ def write_report(folder: Path, results: Results) -> Path:
     for name, data in plots.items():
         _write(folder / name, data)
     _write(folder / "table.md", markdown(n, results.facts).encode("utf-8"))
-    text = page(n, results.facts, [image(*plot) for plot in plots.items()])
+    text = page(n, results.facts, [image(data, ALTS[name]) for name, data in plots.items()])
     _write(folder / "index.html", text.encode("utf-8"))
     return folder / "index.html"
 
 
 def _write(path: Path, data: bytes) -> None:
-    aside = path.with_name(path.name + ".part")
     with explain_os_errors(f"write {path}"):
-        aside.write_bytes(data)
-        os.replace(aside, path)
+        write_whole(path, data)
 
 
 def png(drawing: Any) -> bytes:
@@ -79,12 +76,6 @@ def png(drawing: Any) -> bytes:
     buffer = io.BytesIO()
     drawing.savefig(buffer, format="png", dpi=130)
     return buffer.getvalue()
-
-
-def image(name: str, data: bytes) -> str:
-    """Return a picture as a part of the page."""
-    text = base64.b64encode(data).decode("ascii")
-    return f'<p><img alt="{ALTS[name]}" src="data:image/png;base64,{text}"></p>'
 
 
 def table_rows(n: Numbers, group: str) -> list[list[str]]:
@@ -185,9 +176,4 @@ def page(n: Numbers, facts: dict[str, Any], plots: Sequence[str]) -> str:
               [list(f) for f in found], set()),
         f"<p>{html.escape(NOTES)}</p>",
     ]  # fmt: skip
-    return (
-        "<!doctype html><html lang=en><meta charset=utf-8>"
-        "<meta name=viewport content='width=device-width, initial-scale=1'>"
-        f"<title>minqwen lab long-context</title><link rel=icon href='data:,'><style>{STYLE}"
-        f"</style><body><main>{''.join(parts)}</main></body></html>\n"
-    )
+    return document("minqwen lab long-context", parts)

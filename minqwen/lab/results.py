@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ..backend import Array
+from ..model.atomic_folder import write_whole
 from ..params import Params
 from ..training.run_folder import explain_os_errors
 
@@ -101,10 +101,8 @@ class Results:
         """Write the file; a half-written one never stands under its name."""
         values = {"kind": KIND, "facts": self.facts, "cells": self.cells}
         text = json.dumps(values, ensure_ascii=False, indent=1, allow_nan=False)
-        aside = self.path.with_name("results.json.part")
         with explain_os_errors(f"write {self.path}"):
-            aside.write_text(text + "\n", encoding="utf-8")
-            os.replace(aside, self.path)
+            write_whole(self.path, (text + "\n").encode("utf-8"))
 
 
 def fingerprint(settings: dict[str, Any], params: Params, texts: Array) -> dict[str, Any]:

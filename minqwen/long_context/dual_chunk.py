@@ -122,7 +122,7 @@ def dual_chunk_attention_forward(
     """
     xp = array_module(q)
     grouped, k, v, bias, scale, shape, dtype = group_heads(q, k, v, real, scale, None)
-    (B, _, T, Dh), (BHkv, _, G, _), S = shape, grouped.shape, k.shape[1]
+    (B, H, T, Dh), (BHkv, _, G, _), S = shape, grouped.shape, k.shape[1]
     for name, sizes in (("query_chunk", {"T": T}), ("key_chunk", {"S": S})):
         chunk = getattr(tables, name)
         require_shape(name, chunk, **({"B": B} if chunk.ndim == 2 else {}), **sizes)
@@ -136,7 +136,7 @@ def dual_chunk_attention_forward(
     queries = [(y * scale).reshape(BHkv, G, T, Dh).swapaxes(1, 2) for y, _ in turned]
     out, lse = xp.empty_like(grouped), xp.empty_like(grouped[..., :1])
     for rows in row_blocks(chunks[0], block):
-        pieces = list(key_pieces(chunks, rows, shape[1] // G, G, like=k))
+        pieces = list(key_pieces(chunks, rows, H // G, G, like=k))
         scores = scores_of_pieces(queries, k, bias, rows, pieces)  # (B*Hkv, rows*G, e)
         weights, total, lse_rows = row_softmax(scores)
         means = (weights @ v[:, : weights.shape[-1]]) / total
@@ -161,7 +161,7 @@ def dual_chunk_attention_backward(dout: Array, cache: DualChunkCache) -> tuple[A
     dqueries = [xp.zeros_like(out) for _ in queries]
     dk, dv = xp.zeros_like(k), xp.zeros_like(v)
     for rows in row_blocks(chunks[0], block):
-        pieces = list(key_pieces(chunks, rows, shape[1] // G, G, like=k))
+        pieces = list(key_pieces(chunks, rows, H // G, G, like=k))
         scores = scores_of_pieces(queries, k, bias, rows, pieces)  # (B*Hkv, rows*G, e)
         of_rows = (matrix(x, rows) for x in (lse, dout, delta))
         dscores, dv_keys = tile_gradients(scores, v[:, : scores.shape[-1]], *of_rows)

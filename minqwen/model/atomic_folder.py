@@ -74,6 +74,13 @@ def new_folder(place: Path) -> Iterator[Path]:
     recover(place)
 
 
+def write_whole(path: Path, data: bytes) -> None:
+    """Write one file, so that a half-written one never stands under its name."""
+    aside = path.with_name(path.name + ".part")
+    aside.write_bytes(data)
+    os.replace(aside, path)
+
+
 def force_to_disk(path: Path) -> None:
     """Wait until a file, or the list of names in a folder, is on the disk."""
     if path.is_dir():

@@ -83,7 +83,7 @@ def layer_plans(
     >>> layer_plans(config, [128])[0].alphas, layer_plans(config, [129])[0].alphas
     ((1.0,), (3.0,))
     """
-    trained = config.max_position_embeddings
+    trained, kind = config.max_position_embeddings, rope_type(config)
     dca = config.dual_chunk_attention_config
     chunks = None
     if dca is not None:
@@ -92,7 +92,7 @@ def layer_plans(
     logn = trained if config.use_logn_attn and not training and max(lengths) > trained else None
 
     def alpha(length: int, window: int | None) -> float:
-        if rope_type(config) == "dynamic":
+        if kind == "dynamic":
             factor = (config.rope_scaling or {})["factor"]
             return continuous_ntk_alpha(length, trained, factor)
         if config.use_dynamic_ntk and not training:

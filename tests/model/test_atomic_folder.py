@@ -2,7 +2,7 @@
 
 import pytest
 
-from minqwen.model.atomic_folder import new_folder, recover, whole
+from minqwen.model.atomic_folder import new_folder, recover, whole, write_whole
 
 
 def folder(path, text):
@@ -12,6 +12,15 @@ def folder(path, text):
 
 def names(path):
     return sorted(p.name for p in path.iterdir())
+
+
+def test_a_file_is_written_whole_or_stays_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "page"
+    write_whole(path, b"old")
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        write_whole(path, b"new")
+    assert path.read_bytes() == b"old"
 
 
 def test_recover_puts_the_old_one_back_only_if_there_is_no_new_one(tmp_path):
