@@ -434,7 +434,8 @@ LONG = {
         [
             "layers 0..2: RoPE as trained; sees all",
             "layer 3: RoPE as trained; sees the last 32 tok",
-            "\ndecoder block 0, B=1 T=100\n",
+            "\ndecoder block 0..2, B=1 T=100\n",
+            "\ndecoder block 3, B=1 T=100\n",
         ],
     ),
     "ladder": (
@@ -503,7 +504,9 @@ def test_shapes_says_for_each_layer_what_acts(name, tmp_path, capsys):
     want = slower * 2 * math.pi * 10000 ** (14 / 16)  # tokens in a turn of the last pair of Dh=16
     assert abs(facts["layers"][3]["slowest_wavelength"] / want - 1) < 1e-12
     seen = sum(min(i + 1, 64 if name == "ladder" else 100) for i in range(100))  # by layer 0
-    (attention,) = (o for o in facts["block_operations"] if o["name"] == "self_attn.attention")
+    (attention,) = (
+        o for o in facts["blocks"][0]["operations"] if o["name"] == "self_attn.attention"
+    )
     assert attention["flops"] == 4 * 8 * 16 * seen  # H, Dh; a product for scores, one for values
     if name == "ladder":
         assert [layer["ntk_alpha"] for layer in facts["layers"]] == [1, 1, 3, 3]

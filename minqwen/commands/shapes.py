@@ -14,6 +14,7 @@ from typing import Any
 from ..model.accounting import block_operations, cost
 from ..model.config import QwenConfig, param_shapes
 from ..model.layer_plan import LayerPlan, layer_plans
+from ..model.moe_fields import sparse_layers
 from ..model.presets import PRESETS, preset
 from ..model.rope_scaling import ROPE_TYPES, attention_factor, inv_freq, rope_type
 
@@ -67,12 +68,12 @@ def describe(config: QwenConfig, B: int, T: int, bytes_each: int) -> dict[str, A
         "not_supported_yet": config.unsupported(),
         "layers": [layer_facts(config, plan) for plan in plans],
         "tensors": {name: list(shape) for name, shape in param_shapes(config).items()},
-        "block_operations": [
-            op._asdict() for op in block_operations(config, B, T, plans[0].window)
-        ],
+        "blocks": blocks(config, B, T),
         "head": {**head, "flops": head_flops},
         "parameters": c.parameters,
         "parameters_without_embeddings": c.parameters - c.embedding_parameters,
+        "activated_parameters": c.activated_parameters,
+        "activated_parameters_without_embeddings": c.activated_parameters - c.embedding_parameters,
         "parameter_bytes": c.parameters * bytes_each,
         "forward_flops": c.forward_flops,
         "training_flops": c.training_flops,
@@ -83,16 +84,36 @@ def describe(config: QwenConfig, B: int, T: int, bytes_each: int) -> dict[str, A
     }
 
 
+def blocks(config: QwenConfig, B: int, T: int) -> list[dict[str, Any]]:
+    """Return what the decoder blocks do: an entry for each kind, with the layers of that kind."""
+    kinds: dict[Any, list[int]] = {}
+    plans = layer_plans(config, [T])
+    for i, (plan, sparse) in enumerate(zip(plans, sparse_layers(config), strict=True)):
+        kinds.setdefault((plan.window, sparse), []).append(i)
+    return [
+        {
+            "layers": layers,
+            "operations": [op._asdict() for op in block_operations(config, B, T, *kind)],
+        }
+        for kind, layers in kinds.items()
+    ]
+
+
 def print_facts(
     title: str, config: QwenConfig, facts: dict[str, Any], args: argparse.Namespace
 ) -> None:
     """Print the facts for people."""
     c, B, T = config, args.batch, args.tokens
     G = c.num_attention_heads // c.num_key_value_heads
+    sparse = sparse_layers(c)
+    widths = [] if all(sparse) else [f"F={c.intermediate_size}"]
+    if any(sparse):
+        widths.append(f"E={c.num_experts} K={c.num_experts_per_tok} Fe={c.moe_intermediate_size}")
+        widths += [f"Fs={Fs}"] if (Fs := c.shared_expert_intermediate_size) else []
     print(
         f"{title}: V={c.vocab_size:,} D={c.hidden_size} L={c.num_hidden_layers} "
         f"H={c.num_attention_heads} Hkv={c.num_key_value_heads} (G={G}) Dh={c.head_dim} "
-        f"F={c.intermediate_size}"
+        + " ".join(widths)
     )
     tied = "tied to the embedding" if c.tie_word_embeddings else "of its own"
     bias = "on q, k, v" if c.attention_bias else "none"
@@ -100,32 +121,31 @@ def print_facts(
     print(f"trained length {trained_length(c):,}; what acts in a text of {T:,} tokens:")
     for line in layer_lines(facts["layers"]):
         print(f"  {line}")
+    for line in expert_lines(c):
+        print(f"  {line}")
     for part in facts["not_supported_yet"]:
         print(f"note: this version of minqwen does not compute {part}")
 
     print("\nparameters")
-    seen: set[str] = set()
-    for name, shape in facts["tensors"].items():
-        label = name.replace("model.layers.0.", f"model.layers.0..{c.num_hidden_layers - 1}.")
-        if name.startswith("model.layers.") and not name.startswith("model.layers.0."):
-            continue
-        if label not in seen:
-            seen.add(label)
-            print(f"  {label:<54} {_shape(shape):>18} {math.prod(shape):>14,}")
+    for name, shape in tensor_lines(facts["tensors"]).items():
+        print(f"  {name:<58} {_shape(shape):>18} {math.prod(shape):>14,}")
 
-    alike = len({layer["window"] for layer in facts["layers"]}) == 1
-    print(f"\n{'one decoder block' if alike else 'decoder block 0'}, B={B} T={T}")
-    print(f"  {'operation':<26} {'axes':<14} {'result':>22} {'FLOPs':>9} {'kept':>9}")
     kept = BYTES[args.dtype]
-    for op in facts["block_operations"]:
-        flops = _short(op["flops"]) if op["flops"] else "-"
-        bytes_ = _bytes(op["saved"] * kept) if op["saved"] else "-"
-        print(
-            f"  {op['name']:<26} {op['axes']:<14} {_shape(op['shape']):>22} {flops:>9} {bytes_:>9}"
-        )
+    for block in facts["blocks"]:
+        alike = len(facts["blocks"]) == 1
+        which = "one decoder block" if alike else f"decoder block {layer_names(block['layers'])}"
+        print(f"\n{which}, B={B} T={T}")
+        print(f"  {'operation':<34} {'axes':<11} {'result':>20} {'FLOPs':>9} {'kept':>9}")
+        for op in block["operations"]:
+            flops = _short(op["flops"]) if op["flops"] else "-"
+            bytes_ = _bytes(op["saved"] * kept) if op["saved"] else "-"
+            print(
+                f"  {op['name']:<34} {op['axes']:<11} {_shape(op['shape']):>20} {flops:>9} "
+                f"{bytes_:>9}"
+            )
     head = facts["head"]
     print(
-        f"  {'lm_head':<26} {head['axes']:<14} {_shape(head['shape']):>22} "
+        f"  {'lm_head':<34} {head['axes']:<11} {_shape(head['shape']):>20} "
         f"{_short(head['flops']):>9}"
     )
 
@@ -133,6 +153,16 @@ def print_facts(
         ("parameters", f"{facts['parameters']:,}"),
         ("  without embeddings", f"{facts['parameters_without_embeddings']:,}"),
         (f"  bytes in {args.dtype}", _bytes(facts["parameter_bytes"])),
+    ]
+    if facts["activated_parameters"] != facts["parameters"]:
+        rows += [
+            ("activated parameters", f"{facts['activated_parameters']:,}"),
+            (
+                "  without embeddings",
+                f"{facts['activated_parameters_without_embeddings']:,}",
+            ),
+        ]
+    rows += [
         ("FLOPs forward", _short(facts["forward_flops"])),
         ("FLOPs forward and backward", _short(facts["training_flops"])),
         ("KV cache per token", _bytes(facts["kv_cache_bytes_per_token"])),
@@ -143,6 +173,61 @@ def print_facts(
     print("\ntotal")
     for name, value in rows:
         print(f"  {name:<34} {value:>18}")
+
+
+def tensor_lines(tensors: dict[str, list[int]]) -> dict[str, list[int]]:
+    """Return names and shapes, those of layers that are alike under one name.
+
+    >>> tensor_lines({"model.layers.0.w": [2], "model.layers.1.w": [2], "head": [3]})
+    {'model.layers.0..1.w': [2], 'head': [3]}
+    """
+    layers: dict[Any, list[int]] = {}
+    for name, shape in tensors.items():
+        if name.startswith("model.layers."):
+            number, rest = name.removeprefix("model.layers.").split(".", 1)
+            layers.setdefault((rest, *shape), []).append(int(number))
+    lines = {}
+    for name, shape in tensors.items():
+        if name.startswith("model.layers."):
+            rest = name.removeprefix("model.layers.").split(".", 1)[1]
+            name = f"model.layers.{layer_names(layers[(rest, *shape)])}.{rest}"
+        lines[name] = shape
+    return lines
+
+
+def layer_names(layers: list[int]) -> str:
+    """Write layer numbers: a run of them by its ends, also one with a step.
+
+    >>> layer_names([3]), layer_names([0, 1, 2]), layer_names([1, 3, 5, 7]), layer_names([0, 2, 3])
+    ('3', '0..2', '1,3..7', '0,2,3')
+    """
+    step = layers[1] - layers[0] if len(layers) > 1 else 1
+    if len(layers) > 2 and layers == list(range(layers[0], layers[-1] + 1, step)):
+        return (
+            f"{layers[0]}..{layers[-1]}" if step == 1 else f"{layers[0]},{layers[1]}..{layers[-1]}"
+        )
+    if len(layers) == 2 and step == 1:
+        return f"{layers[0]}..{layers[1]}"
+    return ",".join(map(str, layers))
+
+
+def expert_lines(config: QwenConfig) -> list[str]:
+    """Say in words which experts there are; nothing for a dense model.
+
+    >>> expert_lines(preset("qwen2-57b-a14b"))
+    ['layers 0..27: 64 experts of width 2,560, 8 for each token, and a shared one of width 20,480']
+    """
+    sparse = [i for i, experts in enumerate(sparse_layers(config)) if experts]
+    if not sparse:
+        return []
+    where = f"layer{'s' * (len(sparse) > 1)} {layer_names(sparse)}"
+    line = (
+        f"{where}: {config.num_experts} experts of width {config.moe_intermediate_size:,}, "
+        f"{config.num_experts_per_tok} for each token"
+    )
+    if config.shared_expert_intermediate_size:
+        line += f", and a shared one of width {config.shared_expert_intermediate_size:,}"
+    return [line + ("; their weights sum to 1" if config.norm_topk_prob else "")]
 
 
 def layer_facts(config: QwenConfig, plan: LayerPlan) -> dict[str, Any]:

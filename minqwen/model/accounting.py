@@ -5,6 +5,9 @@ so 2 N Din Dout FLOPs. Attention takes 2 * 2 * T * S * H * Dh for scores and out
 attention needs half of it, since a query sees on average half of the keys. The backward pass takes
 the forward's FLOPs twice: once for the gradient of the inputs and once for that of the weights.
 
+In a mixture of experts a token passes through K of E experts. The parameters that work on it are the
+activated ones: all but those of E - K experts in each sparse layer.
+
 Norms, rotations and activations are left out, a thousandth of the whole in the published sizes, and
 so is what block_attention computes twice in its backward pass.
 
@@ -20,6 +23,7 @@ from .config import QwenConfig, param_shapes
 from .kv_cache import ROLLING_ROOM
 from .layer_plan import layer_plans
 from .long_context_fields import layer_windows
+from .moe_fields import sparse_layers
 
 
 class Operation(NamedTuple):
@@ -36,6 +40,7 @@ class Cost(NamedTuple):
     """Totals for a batch of B rows of T tokens."""
 
     parameters: int
+    activated_parameters: int  # that work on a token; all of them in a dense model
     embedding_parameters: int  # of the table, and of the output layer if it has its own
     forward_flops: int
     training_flops: int  # forward and backward
@@ -45,7 +50,7 @@ class Cost(NamedTuple):
 
 
 def block_operations(
-    config: QwenConfig, B: int, T: int, window: int | None = None
+    config: QwenConfig, B: int, T: int, window: int | None = None, sparse: bool = False
 ) -> list[Operation]:
     """List what one decoder block does, in order.
 
@@ -54,20 +59,21 @@ def block_operations(
         B: rows.
         T: tokens in a row.
         window: tokens that a query of this layer sees; None = all before it.
+        sparse: the layer has experts.
 
     >>> config = QwenConfig(vocab_size=9, hidden_size=4, intermediate_size=6, num_hidden_layers=1,
     ...                     num_attention_heads=2)
     >>> block_operations(config, 1, 3)[1]
     Operation(name='self_attn.q_proj', axes='B T H*Dh', shape=(1, 3, 4), flops=96, saved=0)
     """
-    D, F = config.hidden_size, config.intermediate_size
+    D = config.hidden_size
     H, Hkv, Dh = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     N = B * T
     W = min(T, window or T)
     pairs = B * H * (W * (W + 1) // 2 + (T - W) * W)  # (query, key) that causal attention looks at
     places = 1 if config.dual_chunk_attention_config is None else 3  # DCA turns q three ways
-    stream, wide = (B, T, D), (B, T, F)
-    return [
+    stream = (B, T, D)
+    attention = [
         Operation("input_layernorm", "B T D", stream, 0, 2 * N * D + N),
         Operation("self_attn.q_proj", "B T H*Dh", (B, T, H * Dh), 2 * N * D * H * Dh, 0),
         Operation("self_attn.k_proj", "B T Hkv*Dh", (B, T, Hkv * Dh), 2 * N * D * Hkv * Dh, 0),
@@ -79,10 +85,42 @@ def block_operations(
         ),
         Operation("self_attn.o_proj", "B T D", stream, 2 * N * D * H * Dh, N * H * Dh),
         Operation("post_attention_layernorm", "B T D", stream, 0, 2 * N * D + N),
-        Operation("mlp.gate_proj", "B T F", wide, 2 * N * D * F, N * F),
-        Operation("mlp.up_proj", "B T F", wide, 2 * N * D * F, N * F),
-        Operation("mlp.silu(gate) * up", "B T F", wide, 0, N * F),
-        Operation("mlp.down_proj", "B T D", stream, 2 * N * D * F, 0),
+    ]
+    if not sparse:
+        return attention + swiglu_operations("mlp", "F", B, T, D, config.intermediate_size)
+    E, K, Fe, Fs = (
+        config.num_experts,
+        config.num_experts_per_tok,
+        config.moe_intermediate_size,
+        config.shared_expert_intermediate_size,
+    )
+    rows, name = N * K, "mlp.experts"  # a token is copied to each of its experts
+    routed = [
+        Operation("mlp.gate", "B T E", (B, T, E), 2 * N * D * E, 2 * N * E + rows),
+        Operation(
+            f"{name}.gate_up_proj",
+            "B T K 2Fe",
+            (B, T, K, 2 * Fe),
+            2 * rows * D * 2 * Fe,
+            rows * (D + 2 * Fe),
+        ),
+        Operation(f"{name}.silu(gate) * up", "B T K Fe", (B, T, K, Fe), 0, rows * Fe),
+        Operation(f"{name}.down_proj", "B T K D", (B, T, K, D), 2 * rows * D * Fe, rows * D),
+    ]
+    if not Fs:
+        return attention + routed
+    gate = Operation("mlp.shared_expert_gate", "B T 1", (B, T, 1), 2 * N * D, N + N * D)
+    return attention + routed + swiglu_operations("mlp.shared_expert", "Fs", B, T, D, Fs) + [gate]
+
+
+def swiglu_operations(name: str, letter: str, B: int, T: int, D: int, F: int) -> list[Operation]:
+    """List what a SwiGLU network of this name and width does to (B, T, D)."""
+    N, wide, axes = B * T, (B, T, F), f"B T {letter}"
+    return [
+        Operation(f"{name}.gate_proj", axes, wide, 2 * N * D * F, N * F),
+        Operation(f"{name}.up_proj", axes, wide, 2 * N * D * F, N * F),
+        Operation(f"{name}.silu(gate) * up", axes, wide, 0, N * F),
+        Operation(f"{name}.down_proj", "B T D", (B, T, D), 2 * N * D * F, 0),
     ]
 
 
@@ -99,8 +137,13 @@ def cost(config: QwenConfig, B: int, T: int) -> Cost:
     """
     V, D, L = config.vocab_size, config.hidden_size, config.num_hidden_layers
     parameters = sum(math.prod(shape) for shape in param_shapes(config).values())
-    windows = layer_windows(config)
-    blocks = [op for window in windows for op in block_operations(config, B, T, window)]
+    windows, sparse = layer_windows(config), sparse_layers(config)
+    idle = (config.num_experts - config.num_experts_per_tok) * 3 * D * config.moe_intermediate_size
+    blocks = [
+        op
+        for window, experts in zip(windows, sparse, strict=True)
+        for op in block_operations(config, B, T, window, experts)
+    ]
     forward = sum(op.flops for op in blocks) + 2 * B * T * D * V
     per_layer = 2 * config.num_key_value_heads * config.head_dim  # keys and values of a token
     # cos and sin, shared by the layers that turn alike
@@ -109,6 +152,7 @@ def cost(config: QwenConfig, B: int, T: int) -> Cost:
     around = tables + 2 * B * T * D + B * T  # the last norm, and the input of the head
     return Cost(
         parameters=parameters,
+        activated_parameters=parameters - sum(sparse) * idle,
         embedding_parameters=V * D * (1 if config.tie_word_embeddings else 2),
         forward_flops=forward,
         training_flops=3 * forward,

@@ -7,7 +7,7 @@
     tokenizer.json                 if a tokenizer was given
 
 safetensors files are mapped into memory and read tensor by tensor. Names and shapes are compared
-with the config before any weight is read.
+with the config before any weight is read. Experts are stored one by one, see expert_files.py.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ..backend import Array, to_numpy
 from ..params import Params
 from .atomic_folder import new_folder, whole
 from .config import QwenConfig, check_params, param_shapes
+from .expert_files import split_experts, stack_experts
 from .qwen1 import Stored, rename_qwen1
 
 SINGLE, INDEX, NPZ = "model.safetensors", "model.safetensors.index.json", "model.npz"
@@ -74,6 +75,10 @@ def load_checkpoint(folder: str | Path, dtype: str | None = "float32") -> tuple[
         stored = rename_qwen1(stored, *(n * config.head_dim for n in heads))
     if config.tie_word_embeddings:
         stored.pop("lm_head.weight", None)  # some files hold the embedding twice
+    try:
+        stored = stack_experts(stored, config)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
     check_params(stored, config, where=f"{folder}: the weights")
     params = {}
     for name in param_shapes(config):
@@ -153,7 +158,7 @@ def prepare_tensors(
         file_format = "safetensors" if _has_safetensors() else "npz"
     if file_format == "safetensors":
         _safetensors()
-    tensors = {name: to_numpy(value) for name, value in params.items()}
+    tensors = split_experts({name: to_numpy(value) for name, value in params.items()})
     if dtype is not None:
         to_dtype = named_dtype(dtype)
         tensors = {name: value.astype(to_dtype, copy=False) for name, value in tensors.items()}

@@ -6,6 +6,8 @@
     L        num_hidden_layers          Dh       head_dim
     F        intermediate_size
 
+The letters of a mixture of experts are in moe_fields.py.
+
 Paper:    Qwen Technical Report, 2.3 Architecture, Table 1; Qwen2 Technical Report, Table 1.
 """
 
@@ -23,9 +25,16 @@ from .long_context_fields import (
     check_long_context,
     unsupported_long_context,
 )
+from .moe_fields import MOE_FIELDS, MOE_TYPES, check_moe, read_moe, sparse_layers
 from .qwen1 import config_from_qwen1
 
 MODEL_TYPES = ("qwen", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
+ARCHITECTURES = {  # the class of transformers that opens such a model
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen2_moe": "Qwen2MoeForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
+}
 
 
 @dataclass
@@ -62,13 +71,26 @@ class QwenConfig:
     layer_types: list[str] | None = None  # "full_attention" or "sliding_attention" for each layer
     layer_windows: list[int | None] | None = None  # ours: a window for each layer, None = all
     dual_chunk_attention_config: dict[str, Any] | None = None  # chunk_size, local_size
+    # a mixture of experts in place of the feed-forward network: moe_fields.py
+    num_experts: int = 0  # E, of which a router chooses; 0 = none, a dense model
+    num_experts_per_tok: int = 0  # K, that work on a token
+    moe_intermediate_size: int = 0  # Fe, width of a branch of one of them
+    shared_expert_intermediate_size: int = 0  # Fs, of the expert that works on all; 0 = none
+    norm_topk_prob: bool = False  # the weights of the chosen are made to sum to 1
+    router_aux_loss_coef: float = 0.001  # times the load-balancing loss, in training
+    decoder_sparse_step: int = 1  # of so many layers the last one has experts
+    mlp_only_layers: list[int] = field(default_factory=list)  # and these never
     hidden_act: str = "silu"
     model_type: str = "qwen2"
     extra: dict[str, Any] = field(default_factory=dict)  # fields we do not use, kept for saving
 
     def __post_init__(self) -> None:
         """Fill in what follows from other fields, and check everything."""
-        for name in LONG_CONTEXT_FIELDS:  # what is nested shall not change with the caller's
+        require_known_type(self.model_type)
+        for name in (
+            *LONG_CONTEXT_FIELDS,
+            *MOE_FIELDS,
+        ):  # what is nested shall not change with the caller's
             setattr(self, name, copy.deepcopy(getattr(self, name)))
         self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
         for name in (
@@ -112,10 +134,15 @@ class QwenConfig:
         ):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
+        check_moe(self)
         check_long_context(self)
         if self.hidden_act != "silu":
             raise ValueError(f'hidden_act must be "silu", got {self.hidden_act!r}')
-        require_known_type(self.model_type)
+
+    @property
+    def qk_norm(self) -> bool:
+        """Whether every query and key is normalised within its head, as Qwen3 does."""
+        return self.model_type.startswith("qwen3")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> QwenConfig:
@@ -138,6 +165,8 @@ class QwenConfig:
             values = config_from_qwen1(values)
         elif model_type.startswith("qwen3"):
             values.setdefault("attention_bias", False)
+        if model_type in MOE_TYPES:
+            values = read_moe(values)
         values |= read_rope(values)
         for name in ("architectures", "auto_map", "torch_dtype", "dtype"):
             values.pop(name, None)  # about files and code, not about the model
@@ -184,16 +213,18 @@ class QwenConfig:
                 del values[f.name]
         if self.model_type == "qwen":
             values["model_type"] = "qwen2"
-        architecture = {"architectures": ["Qwen2ForCausalLM"]}
+        if self.model_type not in MOE_TYPES:
+            values = {name: value for name, value in values.items() if name not in MOE_FIELDS}
+        if self.model_type == "qwen2_moe":
+            values["qkv_bias"] = values.pop("attention_bias")
+        architecture = {"architectures": [ARCHITECTURES[values["model_type"]]]}
         return copy.deepcopy({**architecture, **self.extra, **values})
 
     def unsupported(self) -> list[str]:
         """Name the parts of the config that this version of minqwen would not compute rightly."""
         found = []
-        if self.model_type.endswith("moe"):
-            found.append(f"mixture of experts (model_type {self.model_type})")
-        if self.model_type.startswith("qwen3"):
-            found.append(f"normalised queries and keys (model_type {self.model_type})")
+        if self.qk_norm and self.attention_bias:
+            found.append(f"attention_bias, which in {self.model_type} is on o_proj too")
         return found + unsupported_long_context(self)
 
 
@@ -248,26 +279,48 @@ def param_shapes(config: QwenConfig) -> dict[str, tuple[int, ...]]:
     model.layers.0.mlp.down_proj.weight (4, 6)
     model.norm.weight (4,)
     """
-    V, D, F = config.vocab_size, config.hidden_size, config.intermediate_size
+    V, D = config.vocab_size, config.hidden_size
     q_out = config.num_attention_heads * config.head_dim
     kv_out = config.num_key_value_heads * config.head_dim
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (V, D)}
-    for i in range(config.num_hidden_layers):
+    for i, sparse in enumerate(sparse_layers(config)):
         layer = f"model.layers.{i}"
         shapes[f"{layer}.input_layernorm.weight"] = (D,)
         for name, out in (("q", q_out), ("k", kv_out), ("v", kv_out)):
             shapes[f"{layer}.self_attn.{name}_proj.weight"] = (out, D)
             if config.attention_bias:
                 shapes[f"{layer}.self_attn.{name}_proj.bias"] = (out,)
+            if config.qk_norm and name != "v":
+                shapes[f"{layer}.self_attn.{name}_norm.weight"] = (config.head_dim,)
         shapes[f"{layer}.self_attn.o_proj.weight"] = (D, q_out)
         shapes[f"{layer}.post_attention_layernorm.weight"] = (D,)
-        shapes[f"{layer}.mlp.gate_proj.weight"] = (F, D)
-        shapes[f"{layer}.mlp.up_proj.weight"] = (F, D)
-        shapes[f"{layer}.mlp.down_proj.weight"] = (D, F)
+        if not sparse:
+            shapes |= swiglu_shapes(f"{layer}.mlp", D, config.intermediate_size)
+            continue
+        E, Fe, Fs = (
+            config.num_experts,
+            config.moe_intermediate_size,
+            config.shared_expert_intermediate_size,
+        )
+        shapes[f"{layer}.mlp.gate.weight"] = (E, D)
+        shapes[f"{layer}.mlp.experts.gate_up_proj"] = (E, 2 * Fe, D)
+        shapes[f"{layer}.mlp.experts.down_proj"] = (E, D, Fe)
+        if Fs:
+            shapes |= swiglu_shapes(f"{layer}.mlp.shared_expert", D, Fs)
+            shapes[f"{layer}.mlp.shared_expert_gate.weight"] = (1, D)
     shapes["model.norm.weight"] = (D,)
     if not config.tie_word_embeddings:
         shapes["lm_head.weight"] = (V, D)
     return shapes
+
+
+def swiglu_shapes(name: str, D: int, F: int) -> dict[str, tuple[int, ...]]:
+    """Return the parameters of a SwiGLU network of this name."""
+    return {
+        f"{name}.gate_proj.weight": (F, D),
+        f"{name}.up_proj.weight": (F, D),
+        f"{name}.down_proj.weight": (D, F),
+    }
 
 
 def check_params(params: dict[str, Any], config: QwenConfig, where: str = "params") -> None:

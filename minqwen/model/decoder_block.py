@@ -1,12 +1,12 @@
 """One decoder block: attention and a feed-forward network, each normalised first and added on.
 
     h = x + self_attention(rmsnorm(x))
-    y = h + swiglu(rmsnorm(h))
+    y = h + feed_forward(rmsnorm(h))
 
 The gradient. Every `+` passes dy on twice, along the straight path and into the branch, so what
 comes back through the branch is added to what went straight:
 
-    dh = dy + (swiglu, rmsnorm backwards)(dy)          dx = dh + (the attention branch)(dh)
+    dh = dy + (feed_forward, rmsnorm backwards)(dy)    dx = dh + (the attention branch)(dh)
 
 Paper:    Qwen Technical Report, 2.3.1 Architecture: pre-norm, RMSNorm, SwiGLU.
 Origin:   Vaswani et al. 2017, arXiv:1706.03762; pre-norm: Xiong et al. 2020, arXiv:2002.04745.
@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 from ..backend import Array
 from ..layers.dropout import DropoutCache, dropout_backward, dropout_forward
 from ..layers.rmsnorm import RMSNormCache, rmsnorm_backward, rmsnorm_forward
-from ..layers.swiglu import SwigluCache, swiglu_backward, swiglu_forward
 from ..params import Params
 from .config import QwenConfig
+from .feed_forward import FeedForwardCache, feed_forward_backward, feed_forward_forward
 from .kv_cache import KVCache
 from .layer_plan import PositionTables
 from .self_attention import SelfAttentionCache, self_attention_backward, self_attention_forward
@@ -33,7 +33,7 @@ class DecoderBlockCache(NamedTuple):
     self_attn: SelfAttentionCache
     attention_dropout: DropoutCache
     mlp_norm: RMSNormCache
-    mlp: SwigluCache
+    mlp: FeedForwardCache
     mlp_dropout: DropoutCache
 
 
@@ -54,7 +54,7 @@ def decoder_block_forward(
     Args:
         x: (B, T, D) float, the residual stream.
         params: of one layer: `self_attn.q_proj.weight` and its siblings, without the prefix.
-        config: gives H, Hkv and eps.
+        config: gives H, Hkv, K and eps.
         tables: where the tokens are; PositionTables(cos, sin) of rope_tables, if no more is wanted.
         real: (B, S) bool, False for padding, or None.
         kv_cache: holds earlier tokens; the new keys and values are written to it.
@@ -76,7 +76,7 @@ def decoder_block_forward(
     h = x + a
 
     n, mlp_norm = rmsnorm_forward(h, params["post_attention_layernorm.weight"], eps)
-    m, mlp = swiglu_forward(n, *(params[f"mlp.{name}_proj.weight"] for name in MLP))
+    m, mlp = feed_forward_forward(n, params, config)
     m, mlp_dropout = dropout_forward(m, dropout, rng)
     y = h + m
     return y, DecoderBlockCache(
@@ -84,12 +84,15 @@ def decoder_block_forward(
     )
 
 
-def decoder_block_backward(dy: Array, cache: DecoderBlockCache) -> tuple[Array, Params]:
-    """Return (dx, grads) from dy (B, T, D); grads has the keys of params."""
-    grads: Params = {}
+def decoder_block_backward(
+    dy: Array, cache: DecoderBlockCache, drouter_logits: Array | None = None
+) -> tuple[Array, Params]:
+    """Return (dx, grads) from dy (B, T, D); grads has the keys of params.
 
-    dm, *dw = swiglu_backward(dropout_backward(dy, cache.mlp_dropout), cache.mlp)
-    grads.update({f"mlp.{name}_proj.weight": d for name, d in zip(MLP, dw, strict=True)})
+    drouter_logits (B*T, E) is what the losses on the router send back, in a sparse layer.
+    """
+    dm = dropout_backward(dy, cache.mlp_dropout)
+    dm, grads = feed_forward_backward(dm, cache.mlp, drouter_logits)
     dn, grads["post_attention_layernorm.weight"] = rmsnorm_backward(dm, cache.mlp_norm)
     dh = dy + dn
 
@@ -98,6 +101,3 @@ def decoder_block_backward(dy: Array, cache: DecoderBlockCache) -> tuple[Array, 
     grads.update(attention_grads)
     dn, grads["input_layernorm.weight"] = rmsnorm_backward(dn, cache.input_norm)
     return dh + dn, grads
-
-
-MLP = ("gate", "up", "down")

@@ -1,7 +1,7 @@
 """Fresh parameters.
 
-Matrices and the embedding are drawn from N(0, 0.02**2), biases are 0, norm gains 1. The two
-matrices of a layer that write into the residual stream, o_proj and down_proj, are drawn smaller,
+Matrices and the embedding are drawn from N(0, 0.02**2), biases are 0, norm gains 1. The matrices
+of a layer that write into the residual stream, o_proj and every down_proj, are drawn smaller,
 0.02 / sqrt(2 L): after L layers 2 L terms have been added up, and their sum should not grow with L.
 
 Paper:    neither report states it; the values are those of Qwen's released modelling code.
@@ -15,7 +15,7 @@ import numpy as np
 from ..params import Params
 from .config import QwenConfig, param_shapes
 
-RESIDUAL = ("o_proj.weight", "down_proj.weight")
+RESIDUAL = ("o_proj.weight", "down_proj.weight", "experts.down_proj")
 
 
 def init_params(

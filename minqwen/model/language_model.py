@@ -7,7 +7,8 @@
 logits[b, t] scores what token t + 1 of row b will be.
 
 The gradient walks the same list from its end. A tied table was used twice, at both ends of the
-model, so its gradient is the sum of two.
+model, so its gradient is the sum of two. In a mixture of experts the losses on the routers
+(router_loss.py) enter on the way, at the router of each sparse layer.
 
 Paper:    Qwen Technical Report, 2.3.1 Architecture; Qwen2 Technical Report, "Qwen2 Dense Model".
 Differs:  nothing.
@@ -15,6 +16,7 @@ Differs:  nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +25,8 @@ from ..backend import Array, array_module
 from ..layers.dropout import DropoutCache, dropout_backward, dropout_forward
 from ..layers.embedding import EmbeddingCache, embedding_backward, embedding_forward
 from ..layers.linear import LinearCache, linear_backward, linear_forward
+from ..layers.moe import MoeCache
+from ..layers.moe_router import MoeRouterCache
 from ..layers.rmsnorm import RMSNormCache, rmsnorm_backward, rmsnorm_forward
 from ..params import Params, scopes, unscope
 from ..shapes import require_axes, require_bool, require_shape
@@ -156,19 +160,37 @@ def language_model_forward(
     return logits, LanguageModelCache(embedding, dropout, blocks, norm, head, tied)
 
 
-def language_model_backward(dlogits: Array, cache: LanguageModelCache | None) -> Params:
-    """Return the gradient of every parameter, under the same names, from dlogits (B, T, V).
+def language_model_backward(
+    dlogits: Array,
+    cache: LanguageModelCache | None,
+    drouter_logits: Sequence[Array] | None = None,
+) -> Params:
+    """Return the gradient of every parameter, under the same names.
+
+    Args:
+        dlogits: (B, T, V).
+        cache: of language_model_forward.
+        drouter_logits: (B*T, E) for every sparse layer, in order, of router_loss_backward; or None.
 
     Raises:
-        ValueError: the forward pass ran with kv_cache or last_only, which keep nothing.
+        ValueError: the forward pass ran with kv_cache or last_only, which keep nothing, or
+            drouter_logits are not as many as there are routers.
     """
     if cache is None:
         raise ValueError("there is no backward pass through kv_cache or last_only")
     grads: Params = {}
+    routed = list(drouter_logits or ())
+    if routed and len(routed) != len(router_caches(cache)):
+        raise ValueError(
+            f"drouter_logits must be one for each of {len(router_caches(cache))} sparse layers, "
+            f"got {len(routed)}"
+        )
     dx, dw_head, _ = linear_backward(dlogits, cache.head)
     dx, grads[NORM] = rmsnorm_backward(dx, cache.norm)
     for i in reversed(range(len(cache.blocks))):
-        dx, block_grads = decoder_block_backward(dx, cache.blocks[i])
+        sparse = isinstance(cache.blocks[i].mlp, MoeCache)
+        drouter = routed.pop() if sparse and routed else None
+        dx, block_grads = decoder_block_backward(dx, cache.blocks[i], drouter)
         grads.update(unscope(block_grads, f"model.layers.{i}"))
     dw_table = embedding_backward(dropout_backward(dx, cache.dropout), cache.embedding)
     if cache.tied:
@@ -176,6 +198,11 @@ def language_model_backward(dlogits: Array, cache: LanguageModelCache | None) ->
     else:
         grads[EMBEDDING], grads[HEAD] = dw_table, dw_head
     return grads
+
+
+def router_caches(cache: LanguageModelCache) -> list[MoeRouterCache]:
+    """Return what the routers decided, for each sparse layer, from the lowest."""
+    return [block.mlp.router for block in cache.blocks if isinstance(block.mlp, MoeCache)]
 
 
 def default_positions(real: Array | None, past: int, T: int) -> Array:

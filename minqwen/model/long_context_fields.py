@@ -34,13 +34,28 @@ def layer_windows(config: QwenConfig) -> tuple[int | None, ...]:
     """Return for each layer how many tokens a query sees, itself included; None = all before it."""
     if config.layer_windows is not None:
         return tuple(config.layer_windows)
+    kinds = config.layer_types
+    if kinds is None and config.use_sliding_window and config.sliding_window is not None:
+        kinds = moe_layer_types(config)
     return qwen2_windows(
         config.num_hidden_layers,
         config.use_sliding_window,
         config.sliding_window,
         config.max_window_layers,
-        config.layer_types,
+        kinds,
     )
+
+
+def moe_layer_types(config: QwenConfig) -> list[str] | None:
+    """Return which layers slide in a mixture of experts, where transformers has rules of its own.
+
+    qwen2_moe: every second layer, from the lowest, below max_window_layers; the dense qwen2 has the
+    layers from max_window_layers on instead. qwen3_moe: all layers. None for other types.
+    """
+    L, first = config.num_hidden_layers, config.max_window_layers
+    if config.model_type == "qwen2_moe":
+        return [LAYER_TYPES[i % 2 == 0 and i < first] for i in range(L)]
+    return [LAYER_TYPES[1]] * L if config.model_type == "qwen3_moe" else None
 
 
 def unsupported_long_context(config: QwenConfig) -> list[str]:

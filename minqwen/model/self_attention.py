@@ -10,12 +10,14 @@ How far tokens see and how their positions are counted comes in PositionTables (
     LogN            every query times a factor that grows with its position
     dual chunk      k turned by its position within the chunk, q in three ways: dual_chunk.py
 
+Qwen3 also normalises every query and key within its head, before the turn: q_norm and k_norm.
+
 The gradient runs the list backwards. q, k and v all read the same x: their gradients are added.
 
 Paper:    Qwen Technical Report, 2.3.1 Architecture: RoPE, a bias on q, k and v; 2.3.2: LogN and
           windows. Qwen2 Technical Report, "Qwen2 Dense Model": grouped key/value heads, DCA.
 Origin:   Vaswani et al. 2017, arXiv:1706.03762.
-Differs:  nothing.
+Differs:  nothing. q_norm and k_norm are in neither report: Qwen3 Technical Report, arXiv:2505.09388.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from ..layers.block_attention import (
     block_attention_forward,
 )
 from ..layers.linear import LinearCache, linear_backward, linear_forward
+from ..layers.rmsnorm import RMSNormCache, rmsnorm_backward, rmsnorm_forward
 from ..layers.rope import RopeCache, rope_backward, rope_forward
 from ..long_context.dual_chunk import (
     DualChunkCache,
@@ -46,6 +49,8 @@ class SelfAttentionCache(NamedTuple):
     q_proj: LinearCache
     k_proj: LinearCache
     v_proj: LinearCache
+    q_norm: RMSNormCache | None  # None unless qwen3
+    k_norm: RMSNormCache | None
     q_rope: RopeCache | None  # None with dual chunk attention, which turns q itself
     k_rope: RopeCache
     logn: LogNCache | None
@@ -68,7 +73,7 @@ def self_attention_forward(
     Args:
         x: (B, T, D) float, normalised.
         params: of one layer: `self_attn.q_proj.weight` and its siblings, without the prefix.
-        config: gives H and Hkv.
+        config: gives H, Hkv, and whether queries and keys are normalised.
         tables: where the tokens are and how far they see.
         real: (B, S) bool, False for padding, or None.
         kv_cache: holds earlier tokens; the new keys and values are written to it.
@@ -86,7 +91,10 @@ def self_attention_forward(
     k = split_heads(k, config.num_key_value_heads)  # (B, Hkv, T, Dh)
     v = split_heads(v, config.num_key_value_heads)
 
-    q_rope, logn = None, None
+    q_norm, k_norm, q_rope, logn = None, None, None, None
+    if config.qk_norm:
+        q, q_norm = rmsnorm_forward(q, params["self_attn.q_norm.weight"], config.rms_norm_eps)
+        k, k_norm = rmsnorm_forward(k, params["self_attn.k_norm.weight"], config.rms_norm_eps)
     if chunks is None:
         q, q_rope = rope_forward(q, cos, sin)
     k, k_rope = rope_forward(k, cos, sin)
@@ -101,7 +109,9 @@ def self_attention_forward(
     else:
         a, attention = dual_chunk_attention_forward(q, k, v, chunks, real)
     y, o_proj = project(join_heads(a), params, "self_attn.o_proj")  # (B, T, D)
-    return y, SelfAttentionCache(q_proj, k_proj, v_proj, q_rope, k_rope, logn, attention, o_proj)
+    return y, SelfAttentionCache(
+        q_proj, k_proj, v_proj, q_norm, k_norm, q_rope, k_rope, logn, attention, o_proj
+    )
 
 
 def self_attention_backward(dy: Array, cache: SelfAttentionCache) -> tuple[Array, Params]:
@@ -118,6 +128,9 @@ def self_attention_backward(dy: Array, cache: SelfAttentionCache) -> tuple[Array
     dk = rope_backward(dk, cache.k_rope)
     if cache.q_rope is not None:
         dq = rope_backward(dq, cache.q_rope)
+    if cache.q_norm is not None and cache.k_norm is not None:
+        dq, grads["self_attn.q_norm.weight"] = rmsnorm_backward(dq, cache.q_norm)
+        dk, grads["self_attn.k_norm.weight"] = rmsnorm_backward(dk, cache.k_norm)
     dx = (
         project_backward(join_heads(dq), cache.q_proj, grads, "self_attn.q_proj")
         + project_backward(join_heads(dk), cache.k_proj, grads, "self_attn.k_proj")

@@ -19,6 +19,10 @@ dloss_i = share_i instead of 1; what it returns only has to be added.
 The mistake to avoid is the mean of the pieces' means, share_i = 1 / pieces. It is right only when
 all pieces count equally many tokens; otherwise a token weighs more where few others count.
 
+A mixture of experts has losses on its routers too (model/router_loss.py), and the balance loss is
+no mean over tokens: it multiplies two means. Each piece is balanced by itself, with the same share,
+as in transformers; so here the pieces do not add up to the batch, but nearly.
+
 Paper:    Qwen Technical Report, 2.4 Training: batches of 4M tokens. How they were cut is not
           published.
 """
@@ -33,7 +37,13 @@ import numpy as np
 from ..backend import Array, array_module
 from ..layers.cross_entropy import IGNORED, cross_entropy_backward, cross_entropy_forward
 from ..model.config import QwenConfig
-from ..model.language_model import language_model_backward, language_model_forward
+from ..model.language_model import (
+    language_model_backward,
+    language_model_forward,
+    router_caches,
+)
+from ..model.moe_fields import sparse_layers
+from ..model.router_loss import expert_counts, router_loss_backward, router_loss_forward
 from ..params import Params
 
 
@@ -62,9 +72,23 @@ def count_tokens(batch: Batch) -> int:
     return int((counts if batch.loss_mask is None else counts & batch.loss_mask).sum())
 
 
+class LossAndGrads(NamedTuple):
+    loss: float  # mean over all counted tokens, in nats, without the losses on the routers
+    grads: Params  # of all losses, with the keys of params
+    tokens: int  # how many counted
+    aux_loss: float | None = None  # balance loss, K when the experts are used evenly; None = dense
+    max_load: float | None = None  # the busiest expert's share over an even share; None = dense
+
+
 def loss_and_grads(
-    params: Params, config: QwenConfig, micro_batches: Sequence[Batch], seed: Sequence[int] = ()
-) -> tuple[float, Params, int]:
+    params: Params,
+    config: QwenConfig,
+    micro_batches: Sequence[Batch],
+    seed: Sequence[int] = (),
+    *,
+    z_loss_coef: float = 0.0,
+    pool_router_layers: bool = False,
+) -> LossAndGrads:
     """Return what one batch with the tokens of all micro-batches would give.
 
     Args:
@@ -72,11 +96,8 @@ def loss_and_grads(
         config: of the model; its dropout acts.
         micro_batches: pieces of a batch, with any numbers of rows and of counted tokens.
         seed: of the dropout; each piece draws its own numbers.
-
-    Returns:
-        loss: mean over all counted tokens, in nats.
-        grads: its gradient, with the keys of params.
-        tokens: how many counted.
+        z_loss_coef: of the z-loss on the routers.
+        pool_router_layers: balance the experts of all layers together, see router_loss.py.
 
     Raises:
         ValueError: no token counts.
@@ -86,36 +107,63 @@ def loss_and_grads(
     if tokens == 0:
         raise ValueError("the batch has no token that counts in the loss")
 
+    options = {"z_coef": z_loss_coef, "pool_layers": pool_router_layers}
     loss: Any = 0.0
+    aux_loss: Any = 0.0
+    load: Any = 0
     grads: Params = {}
     for i, (batch, n) in enumerate(zip(micro_batches, counts, strict=True)):
         if n == 0:
             continue
         rng = np.random.default_rng([*seed, i])
-        piece_loss, piece_grads = _piece(params, config, batch, n / tokens, rng)
-        loss = loss + piece_loss
+        piece = _piece(params, config, batch, n / tokens, rng, options)
+        piece_loss, piece_aux, piece_load, piece_grads = piece
+        loss, aux_loss, load = loss + piece_loss, aux_loss + piece_aux, load + piece_load
+        del piece
         for key, grad in piece_grads.items():
             if key in grads:
                 grads[key] += grad
             else:
                 grads[key] = grad
-    return float(loss), grads, tokens
+    if not any(sparse_layers(config)):
+        return LossAndGrads(float(loss), grads, tokens)
+    busiest = (load / load.sum(axis=1, keepdims=True)).max() * load.shape[1]
+    return LossAndGrads(float(loss), grads, tokens, float(aux_loss), float(busiest))
 
 
 def _piece(
-    params: Params, config: QwenConfig, batch: Batch, share: float, rng: np.random.Generator
-) -> tuple[Array, Params]:
-    """Return share * loss of a piece, still on the device, and the gradient of that.
+    params: Params,
+    config: QwenConfig,
+    batch: Batch,
+    share: float,
+    rng: np.random.Generator,
+    options: dict[str, Any],
+) -> tuple[Array, Any, Any, Params]:
+    """Return share * loss and share * balance of a piece, its experts' counts, and the gradient.
 
-    A function of its own, so that all activations are freed before the next piece begins.
+    A function of its own, so that all activations are freed before the next piece begins. The
+    numbers stay on the device.
     """
     logits, cache = language_model_forward(params, config, batch.input_ids, training=True, rng=rng)
+    assert cache is not None  # without kv_cache there is one
     loss, loss_cache = cross_entropy_forward(logits, *_on_device(batch, logits))
     dlogits = cross_entropy_backward(share, loss_cache)
-    return loss * share, language_model_backward(dlogits, cache)
+    routers = router_caches(cache)
+    if not routers:
+        return loss * share, 0.0, 0, language_model_backward(dlogits, cache)
+    coef = config.router_aux_loss_coef
+    _, balance, router_cache = router_loss_forward(routers, coef, **options)
+    drouter_logits = router_loss_backward(share, router_cache)
+    grads = language_model_backward(dlogits, cache, drouter_logits)
+    return loss * share, balance * share, expert_counts(routers), grads
 
 
-def evaluate(params: Params, config: QwenConfig, rows: Array, batch_size: int) -> float:
+class Evaluation(NamedTuple):
+    loss: float  # mean over all tokens, in nats
+    expert_load: list[list[float]] | None = None  # (sparse layers, E) shares of the choices
+
+
+def evaluate(params: Params, config: QwenConfig, rows: Array, batch_size: int) -> Evaluation:
     """Return the mean loss over the rows, without dropout: pieces again, but no gradients.
 
     Args:
@@ -125,12 +173,17 @@ def evaluate(params: Params, config: QwenConfig, rows: Array, batch_size: int) -
         batch_size: rows in a piece; the result does not depend on it.
     """
     loss = 0.0
+    load: Any = 0
     for start in range(0, len(rows), batch_size):
         batch = as_batch(rows[start : start + batch_size])
-        logits = language_model_forward(params, config, batch.input_ids)[0]
+        logits, cache = language_model_forward(params, config, batch.input_ids)
+        if cache is not None and (routers := router_caches(cache)):
+            load = load + expert_counts(routers)
         piece_loss, _ = cross_entropy_forward(logits, *_on_device(batch, logits))
         loss += float(piece_loss) * (len(batch.labels) / len(rows))
-    return loss
+    if not any(sparse_layers(config)):
+        return Evaluation(loss)
+    return Evaluation(loss, (load / load.sum(axis=1, keepdims=True)).tolist())
 
 
 def _on_device(batch: Batch, like: Array) -> tuple[Array, Array | None]:

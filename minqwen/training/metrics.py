@@ -3,6 +3,9 @@
     {"step": 1, "loss": 7.6, "lr": 1e-05, "grad_norm": 2.3, "tokens": 2048, ...}
     {"step": 1, "validation_loss": 7.5}
 
+A mixture of experts adds aux_loss and max_load to the first kind, and to the second expert_load, a
+list for each sparse layer of the share of the choices that fell on each expert.
+
 Lines are only ever added at the end, so a kill can damage no more than the last one.
 """
 
@@ -56,7 +59,7 @@ class Metrics:
     def read(folder: Path) -> list[Row]:
         """Return the rows up to the first line that is damaged, as the last one is by a kill.
 
-        A row is an object of finite numbers with a whole number `step`.
+        A row is an object of finite numbers, or lists of them, with a whole number `step`.
         """
         path = folder / "metrics.jsonl"
         if not path.exists():
@@ -67,7 +70,7 @@ class Metrics:
                 row = json.loads(line)
                 if not isinstance(row, dict) or type(row.get("step")) is not int:
                     break
-                if not all(type(x) in (int, float) and math.isfinite(x) for x in row.values()):
+                if not all(map(_finite, row.values())):
                     break
                 rows.append(row)
         return rows
@@ -95,3 +98,9 @@ class Metrics:
     def __exit__(self, *error: object) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(map(_finite, value))
+    return type(value) in (int, float) and math.isfinite(value)

@@ -4,6 +4,7 @@ One step:
 
     rows  = the next batch                           input t is asked for token t + 1
     loss  = mean over the counted tokens of -log p(next token)
+            + the losses on the routers, in a mixture of experts: model/router_loss.py
     grads = d loss / d params                        summed over micro-batches, see accumulate
     grads = clip(grads, max_norm)
     params, m, v = adamw(params, grads, m, v, lr(step))
@@ -63,7 +64,14 @@ def train_step(
     s, step = settings, state["step"]
     chosen = batch_rows(len(rows), s.batch_size, step, s.seed)
     pieces = [as_batch(rows[piece]) for piece in np.array_split(chosen, s.accumulate)]
-    loss, grads, tokens = loss_and_grads(params, config, pieces, seed=(DROPOUT, s.seed, step))
+    loss, grads, tokens, aux_loss, max_load = loss_and_grads(
+        params,
+        config,
+        pieces,
+        seed=(DROPOUT, s.seed, step),
+        z_loss_coef=s.z_loss_coef,
+        pool_router_layers=s.router_loss_pooled,
+    )
     if not math.isfinite(loss):
         raise FloatingPointError(f"the loss of step {step + 1} is {loss}")
     try:
@@ -77,7 +85,10 @@ def train_step(
         warmup_steps=s.warmup_steps,
         total_steps=s.steps,
     )
-    return grads, {"step": step + 1, "loss": loss, "lr": lr, "grad_norm": norm, "tokens": tokens}
+    row: Row = {"step": step + 1, "loss": loss, "lr": lr, "grad_norm": norm, "tokens": tokens}
+    if aux_loss is not None:
+        row |= {"aux_loss": aux_loss, "max_load": max_load}
+    return grads, row
 
 
 def start_or_resume(
@@ -177,11 +188,12 @@ def pretrain(
             saved = state["step"]
 
         def validate(rows: Array, step: int) -> None:
-            loss = evaluate(params, config, rows, -(-s.batch_size // s.accumulate))
+            loss, load = evaluate(params, config, rows, -(-s.batch_size // s.accumulate))
             if not math.isfinite(loss):
                 raise FloatingPointError(f"the validation loss of step {step} is {loss}")
             with interrupts.held():
-                metrics.append({"step": step, "validation_loss": loss})
+                found = {"step": step, "validation_loss": loss}
+                metrics.append(found if load is None else {**found, "expert_load": load})
             shown.note(f"step {step}: validation loss {loss:.4f}")
 
         try:

@@ -27,7 +27,11 @@ MAY_CHANGE = (
     "eval_every",
 )  # settings of a resumed run; steps may only grow
 
-DEFAULTS = {f.name: f.default for f in fields(QwenConfig) if f.default is not MISSING}
+DEFAULTS = {
+    f.name: f.default
+    for f in (*fields(QwenConfig), *fields(PretrainSettings))
+    if f.default is not MISSING
+}
 
 
 def describe_run(
@@ -157,7 +161,7 @@ def require_same_run(folder: Path, before: Training, now: Training, step: int) -
         )
     for what in ("config", "settings"):
         for name in sorted(before[what].keys() | now[what].keys()):
-            # what is as always does not stand in a config file
+            # what is as always does not stand in a config file, nor what an older version had not
             old, new = (run[what].get(name, DEFAULTS.get(name)) for run in (before, now))
             if old != new and not (what == "settings" and name in MAY_CHANGE):
                 raise ValueError(

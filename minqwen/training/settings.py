@@ -34,6 +34,8 @@ class PretrainSettings:
     eps: float = 1e-8
     weight_decay: float = 0.1
     max_norm: float = 1.0  # of the gradient, see grad_clip; math.inf = no clipping
+    z_loss_coef: float = 0.0  # of a mixture of experts: on the size of the routers' logits
+    router_loss_pooled: bool = False  # balance the experts of all layers together: router_loss.py
     seed: int = 0  # of fresh parameters, of the order of the rows and of dropout
     dtype: str = "float32"
     checkpoint_every: int = 100  # steps
@@ -59,6 +61,10 @@ class PretrainSettings:
             value = getattr(self, field.name)
             if field.type == "float" and type(value) is not int and not isinstance(value, float):
                 raise ValueError(f"{field.name} must be an int or a float, got {value!r}")
+        if not isinstance(self.router_loss_pooled, bool):
+            raise ValueError(
+                f"router_loss_pooled must be true or false, got {self.router_loss_pooled!r}"
+            )
         for name, inside, range_ in (
             ("peak_lr", 0 < self.peak_lr < math.inf, "positive"),
             ("min_lr_ratio", 0 <= self.min_lr_ratio <= 1, "in [0, 1]"),
@@ -67,6 +73,7 @@ class PretrainSettings:
             ("eps", 0 <= self.eps < math.inf, "0 or more"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more"),
             ("max_norm", self.max_norm > 0, "positive"),
+            ("z_loss_coef", 0 <= self.z_loss_coef < math.inf, "0 or more"),
             ("dtype", self.dtype in ("float32", "float64"), "float32 or float64"),
             ("validation_share", 0 <= self.validation_share < 1, "in [0, 1)"),
             ("warmup_steps", self.warmup_steps <= self.steps, f"at most steps={self.steps}"),

@@ -8,9 +8,11 @@ import numpy as np
 
 from minqwen.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from minqwen.model.config import QwenConfig
+from minqwen.model.language_model import router_caches
+from minqwen.model.router_loss import router_loss_backward, router_loss_forward
 
 FILE = pathlib.Path(__file__).parent.parent / "fixtures" / "qwen2_small.npz"
-MODELS = ("untied", "tied", "long")
+MODELS = ("untied", "tied", "long", "moe", "qwen3_moe")
 
 
 @functools.cache
@@ -30,12 +32,15 @@ def difference(ours, theirs):
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
+def config_of(model):
+    return QwenConfig.from_dict(json.loads(str(arrays()[f"{model}/config"])))
+
+
 def forward(model, language_model_forward):
     """Run a model on the inputs of the file; return (logits, cache)."""
-    config = QwenConfig.from_dict(json.loads(str(arrays()[f"{model}/config"])))
     return language_model_forward(
         part(f"{model}/params/"),
-        config,
+        config_of(model),
         arrays()["ids"],
         attention_mask=arrays()["mask"],
         positions=arrays()["positions"],
@@ -52,7 +57,14 @@ def loss_and_gradient_errors(model, language_model_forward, language_model_backw
     """Return {"loss" and the name of every parameter: error}."""
     logits, cache = forward(model, language_model_forward)
     loss, loss_cache = cross_entropy_forward(logits, arrays()["labels"])
-    grads = language_model_backward(cross_entropy_backward(1.0, loss_cache), cache)
+    dlogits, drouter_logits = cross_entropy_backward(1.0, loss_cache), None
+    if routers := router_caches(cache):
+        extra, _, extra_cache = router_loss_forward(
+            routers, config_of(model).router_aux_loss_coef, arrays()["mask"], pool_layers=True
+        )
+        loss = loss + extra
+        drouter_logits = router_loss_backward(1.0, extra_cache)
+    grads = language_model_backward(dlogits, cache, drouter_logits)
     want = part(f"{model}/grads/")
     assert set(grads) == set(want)
     errors = {name: difference(grads[name], want[name]) for name in want}

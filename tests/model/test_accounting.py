@@ -11,6 +11,14 @@ from minqwen.model.presets import preset
 from minqwen.params import count
 
 
+EXPERTS = {
+    "model_type": "qwen2_moe",
+    "num_experts": 7,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 5,
+}
+
+
 def kept_numbers(tree, params):
     """Count the numbers that the cache holds and the parameters do not, each memory once."""
     owners = {}
@@ -40,6 +48,9 @@ def kept_numbers(tree, params):
         {"use_dynamic_ntk": True, "max_position_embeddings": 5},
         {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}},
         {"dual_chunk_attention_config": {"chunk_size": 5, "local_size": 2}},
+        EXPERTS,
+        {**EXPERTS, "shared_expert_intermediate_size": 11},
+        {**EXPERTS, "decoder_sparse_step": 2, "num_hidden_layers": 3},
     ],
 )
 def test_activations_are_what_the_cache_holds(changes):
@@ -58,6 +69,24 @@ def test_shapes_are_those_of_the_run():
     assert listed["mlp.gate_proj"] == block.mlp.gate.shape
     assert listed["input_layernorm"] == block.input_norm.x.shape
     assert listed["self_attn.o_proj"] == block.mlp_norm.x.shape
+
+
+def test_flops_of_experts():
+    """Two per activated weight of a matrix and token, plus attention as in a dense model."""
+    config = small_config(**EXPERTS, shared_expert_intermediate_size=11)
+    dense = small_config()
+    names = random_params(config)
+    matrices = sum(v.size for k, v in names.items() if v.ndim == 2 and "embed" not in k)
+    experts = sum(v.size for v in names.values() if v.ndim == 3) * 3 // 7
+    attention = cost(dense, 3, 11).forward_flops - 2 * 33 * sum(
+        v.size for k, v in random_params(dense).items() if v.ndim == 2 and "embed" not in k
+    )
+    assert cost(config, 3, 11).forward_flops == 2 * 33 * (matrices + experts) + attention
+    _, cache = language_model_forward(names, config, np.zeros((3, 11), int))
+    shapes = {op.name: op.shape for op in block_operations(config, 3, 11, sparse=True)}
+    assert shapes["mlp.experts.down_proj"] == (3, 11, 3, 29)
+    assert cache.blocks[0].mlp.experts.outputs.shape == (33, 3, 29)
+    assert shapes["mlp.gate"] == (3, 11, 7)
 
 
 def test_flops_of_a_forward_pass():

@@ -1,19 +1,28 @@
-"""A true float64 Qwen2 out of transformers.
+"""A true float64 Qwen2, Qwen2-MoE, Qwen3 and Qwen3-MoE out of transformers.
 
-`model.double()` is not enough: RMSNorm, the rotary tables, the softmax of attention and the loss
-cast to float32 on the way. Here those four are written again in the dtype of their input.
+`model.double()` is not enough: RMSNorm, the rotary tables, the softmax of attention and of the
+router, and the balance loss cast to float32 on the way. Here they are written again in the dtype of
+their input, or run with float32 meaning that dtype.
 """
 
 import contextlib
 from unittest import mock
 
+KINDS = {"qwen2": "Qwen2", "qwen2_moe": "Qwen2Moe", "qwen3": "Qwen3", "qwen3_moe": "Qwen3Moe"}
+
+
+def modeling(kind):
+    """The module of transformers that computes this model_type."""
+    import importlib
+
+    return importlib.import_module(f"transformers.models.{kind}.modeling_{kind}")
+
 
 @contextlib.contextmanager
 def float64_transformers():
-    """Within this block the Qwen2 code of transformers computes in float64 throughout."""
+    """Within this block the Qwen code of transformers computes in float64 throughout."""
     import torch
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-    from transformers.models.qwen2 import modeling_qwen2 as hf
 
     def norm(self, x):
         return self.weight * (
@@ -33,32 +42,58 @@ def float64_transformers():
         return angles.cos() * factor, angles.sin() * factor
 
     def attention(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
-        key = hf.repeat_kv(key, module.num_key_value_groups)
-        value = hf.repeat_kv(value, module.num_key_value_groups)
+        repeat_kv = modeling("qwen2").repeat_kv
+        key = repeat_kv(key, module.num_key_value_groups)
+        value = repeat_kv(value, module.num_key_value_groups)
         scores = query @ key.transpose(2, 3) * scaling
         if attention_mask is not None:
             scores = scores + attention_mask
         probs = torch.softmax(scores, dim=-1)
         return (probs @ value).transpose(1, 2).contiguous(), probs
 
-    saved = hf.Qwen2RMSNorm.forward, hf.Qwen2RotaryEmbedding.forward, hf.eager_attention_forward
-    hf.Qwen2RMSNorm.forward = norm
-    hf.Qwen2RotaryEmbedding.forward = rotary
-    hf.eager_attention_forward = attention
-    try:
+    def wide(function):
+        def run(*args, **kwargs):
+            with (
+                mock.patch.multiple(torch, float=torch.float64, float32=torch.float64),
+                mock.patch.object(torch.Tensor, "float", torch.Tensor.double),
+            ):
+                return function(*args, **kwargs)
+
+        return run
+
+    with contextlib.ExitStack() as stack:
+        for kind, name in KINDS.items():
+            hf = modeling(kind)
+            patches = [(getattr(hf, f"{name}RMSNorm"), "forward", norm)]
+            patches += [(getattr(hf, f"{name}RotaryEmbedding"), "forward", rotary)]
+            patches += [(hf, "eager_attention_forward", attention)]
+            if kind.endswith("moe"):
+                router = getattr(hf, f"{name}TopKRouter")
+                patches += [(router, "forward", wide(router.forward))]
+                name = "load_balancing_loss_func"
+                patches += [(hf, name, wide(getattr(hf, name)))]
+            for place, attribute, new in patches:
+                stack.enter_context(mock.patch.object(place, attribute, new))
         yield
-    finally:
-        hf.Qwen2RMSNorm.forward, hf.Qwen2RotaryEmbedding.forward, hf.eager_attention_forward = saved
+
+
+def transformers_config(config):
+    """The config of transformers that says the same."""
+    import transformers
+
+    values = config.to_dict()
+    make = getattr(transformers, f"{KINDS[values['model_type']]}Config")
+    more = {"experts_implementation": "eager"} if values["model_type"].endswith("moe") else {}
+    return make(**values, attn_implementation="eager", **more)
 
 
 def transformers_model(config, params):
-    """A transformers Qwen2ForCausalLM with these parameters, in their dtype."""
+    """A causal language model of transformers with these parameters, in their dtype."""
     import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+    import transformers
 
-    values = config.to_dict()
-    hf_config = Qwen2Config(**values, attn_implementation="eager")
-    model = Qwen2ForCausalLM(hf_config)
+    hf_config = transformers_config(config)
+    model = getattr(transformers, f"{KINDS[hf_config.model_type]}ForCausalLM")(hf_config)
     dtype = torch.from_numpy(next(iter(params.values()))[:0]).dtype
     model = model.to(dtype).eval()
     tensors = {name: torch.from_numpy(value.copy()) for name, value in params.items()}

@@ -40,7 +40,7 @@ def test_learns_a_text_by_heart(tmp_path):
         peak_lr=0.05,
         checkpoint_every=80,
     )
-    assert evaluate(params, NO_DROPOUT, rows, 2) < 0.05
+    assert evaluate(params, NO_DROPOUT, rows, 2).loss < 0.05
     rows = metrics(tmp_path)
     assert rows[0]["loss"] == pytest.approx(math.log(11), abs=0.1)
     assert [row["step"] for row in rows] == list(range(1, 81))
@@ -63,7 +63,7 @@ def test_a_loop_by_hand_gives_the_same(tmp_path, params):
     v = {key: np.zeros_like(value) for key, value in params.items()}
     for step in range(2):
         batch = as_batch(ROWS[batch_rows(13, 5, step, 0)])
-        _, grads, _ = loss_and_grads(w, NO_DROPOUT, [batch])
+        grads = loss_and_grads(w, NO_DROPOUT, [batch]).grads
         norm = math.sqrt(sum((g**2).sum() for g in grads.values()))
         assert norm > 0.01
         lr = cosine_lr(step, peak_lr=0.01, min_lr=0.001, warmup_steps=1, total_steps=2)
@@ -124,10 +124,10 @@ def test_metrics_say_what_happened(tmp_path):
 def test_an_interrupt_leaves_the_last_complete_step(tmp_path, monkeypatch, at, how):
     real = module.loss_and_grads
 
-    def interrupted(*args, seed):
+    def interrupted(*args, seed, **options):
         if seed[-1] == at:
             signal.raise_signal(signal.SIGINT if how is KeyboardInterrupt else signal.SIGTERM)
-        return real(*args, seed=seed)
+        return real(*args, seed=seed, **options)
 
     monkeypatch.setattr(module, "loss_and_grads", interrupted)
     with pytest.raises(how) as stopped:
@@ -185,9 +185,9 @@ def test_a_finished_run_is_not_repeated_and_can_be_made_longer(tmp_path, monkeyp
 def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     real = module.loss_and_grads
 
-    def broken(*args, seed):
-        loss, grads, tokens = real(*args, seed=seed)
-        return (math.nan if seed[-1] == 3 else loss), grads, tokens
+    def broken(*args, seed, **options):
+        found = real(*args, seed=seed, **options)
+        return found._replace(loss=math.nan) if seed[-1] == 3 else found
 
     monkeypatch.setattr(module, "loss_and_grads", broken)
     with pytest.raises(
@@ -202,8 +202,9 @@ def test_a_validation_loss_that_is_not_finite_stops_too(tmp_path, monkeypatch, b
     real = module.evaluate
 
     def broken(*args):
-        loss = real(*args)
-        return bad if (tmp_path / "run" / "metrics.jsonl").stat().st_size > 200 else loss
+        found = real(*args)
+        late = (tmp_path / "run" / "metrics.jsonl").stat().st_size > 200
+        return found._replace(loss=bad) if late else found
 
     monkeypatch.setattr(module, "evaluate", broken)
     message = f"the validation loss of step 3 is {bad}; the last checkpoint, of step 2, is in"
@@ -219,10 +220,10 @@ def test_a_validation_loss_that_is_not_finite_stops_too(tmp_path, monkeypatch, b
 def test_a_gradient_that_is_not_finite_is_named(tmp_path, monkeypatch):
     real = module.loss_and_grads
 
-    def broken(*args, seed):
-        loss, grads, tokens = real(*args, seed=seed)
-        grads["model.norm.weight"][0] = np.inf
-        return loss, grads, tokens
+    def broken(*args, seed, **options):
+        found = real(*args, seed=seed, **options)
+        found.grads["model.norm.weight"][0] = np.inf
+        return found
 
     monkeypatch.setattr(module, "loss_and_grads", broken)
     message = r"step 1, loss 2\.\d+: gradients with NaN or infinity: model\.norm\.weight; the last"
