@@ -9,14 +9,18 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, array_module
+from ..layers.moe_router import MoeRouterCache
 from ..layers.rope import rope_inv_freq, rope_tables
 from ..model.config import QwenConfig, param_shapes
 from ..model.decoder_block import decoder_block_backward, decoder_block_forward
+from ..model.feed_forward import feed_forward_backward, feed_forward_forward
 from ..model.language_model import language_model_backward, language_model_forward
 from ..model.layer_plan import LayerPlan, PositionTables, position_tables
+from ..model.router_loss import router_loss_backward, router_loss_forward
 from ..model.self_attention import self_attention_backward, self_attention_forward
 from ..params import scope
 from .concept_row import Concept, Inputs
+from .rows_moe import spread_tokens
 
 BLOCK = QwenConfig(
     vocab_size=13,
@@ -150,7 +154,65 @@ def _model_backward(dlogits: Array, cache: Any) -> tuple[Array, ...]:
     return tuple(grads[name] for name in MODEL_SHAPES)
 
 
+EXPERTS = dataclasses.replace(
+    BLOCK,
+    model_type="qwen2_moe",
+    num_experts=5,
+    num_experts_per_tok=2,
+    moe_intermediate_size=3,
+    shared_expert_intermediate_size=2,
+)
+EXPERT_SHAPES = {
+    name: shape
+    for name, shape in scope(param_shapes(EXPERTS), "model.layers.0").items()  # type: ignore[arg-type]
+    if name.startswith("mlp")
+}
+
+
+def _feed_forward_case(rng: np.random.Generator) -> Inputs:
+    x, w_router = spread_tokens(rng, 6, 7, 5)
+    weights = dict(zip(EXPERT_SHAPES, _weights(EXPERT_SHAPES, rng), strict=True))  # type: ignore[arg-type]
+    return (x.reshape(2, 3, 7), *{**weights, "mlp.gate.weight": w_router}.values())
+
+
+def _feed_forward(x: Array, *weights: Array) -> tuple[Array, Any]:
+    """Run a sparse layer whose parameters come as arrays."""
+    return feed_forward_forward(x, dict(zip(EXPERT_SHAPES, weights, strict=True)), EXPERTS)
+
+
+def _feed_forward_backward(dy: Array, cache: Any) -> tuple[Array, ...]:
+    dx, grads = feed_forward_backward(dy, cache)
+    return (dx, *(grads[name] for name in EXPERT_SHAPES))
+
+
+def _router_loss_case(z_coef: float, pool: bool) -> Callable[[np.random.Generator], Inputs]:
+    """Return a maker of the logits of two layers' routers, their choices, and the switches."""
+
+    def make(rng: np.random.Generator) -> Inputs:
+        ids = np.stack([rng.permutation(5)[:2] for _ in range(14)])
+        real = np.array([[True] * 7]) if pool else np.array([[False] * 2 + [True] * 5])
+        return (*rng.standard_normal((2, 7, 5)), ids[:7], ids[7:], real, z_coef, pool)
+
+    return make
+
+
+def _router_loss(*inputs: Any) -> tuple[Array, Any]:
+    """Join the losses of two routers of which only logits and choices are known."""
+    *arrays, real, z_coef, pool = inputs
+    routers = [
+        MoeRouterCache(logits, logits, ids, logits, False, None)  # type: ignore[arg-type]
+        for logits, ids in zip(arrays[:2], arrays[2:], strict=True)
+    ]
+    loss, _, cache = router_loss_forward(routers, 0.7, real, z_coef=z_coef, pool_layers=pool)
+    return loss, cache
+
+
+def _router_loss_backward(dloss: Array, cache: Any) -> tuple[Array, ...]:
+    return tuple(router_loss_backward(dloss, cache))
+
+
 QWEN = "Qwen 2.3.1 Architecture"
+MOE = "Qwen2 2.2.2 Mixture-of-experts Model"
 
 MODEL_ROWS = (
     Concept(
@@ -162,6 +224,29 @@ MODEL_ROWS = (
         ("x", *ATTENTION_SHAPES),
         f"{QWEN}; 2.3.2 Context Length Extension",
         "y = attention(rope(x w_q^T + b_q), ...) w_o^T",
+    ),
+    Concept(
+        "feed_forward",
+        "minqwen.model.feed_forward",
+        _feed_forward,
+        _feed_forward_backward,
+        {"experts and a shared one": _feed_forward_case},
+        ("x", *EXPERT_SHAPES),
+        f"{QWEN}; {MOE}",
+        "y = swiglu(x), or moe(x) in a sparse layer",
+    ),
+    Concept(
+        "router_loss",
+        "minqwen.model.router_loss",
+        _router_loss,
+        _router_loss_backward,
+        {
+            "by layer, z, padding": _router_loss_case(0.3, pool=False),
+            "pooled": _router_loss_case(0.0, pool=True),
+        },
+        ("router_logits of layer 0", "router_logits of layer 1"),
+        f"{MOE} (released configs)",
+        "loss = coef * balance + z_coef * z",
     ),
     Concept(
         "decoder_block",

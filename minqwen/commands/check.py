@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     rows = CONCEPTS if args.concept is None else (concept(args.concept),)
     results: list[dict[str, Any]] = []
     if not args.json:
-        print(f"{'concept':<16} {'gradients':>9} {'largest error':>14}  {'in':<42} {'seconds':>7}")
+        print(f"{'concept':<20} {'gradients':>9} {'largest error':>14}  {'in':<40} {'seconds':>7}")
     for row in rows:
         start = time.perf_counter()
         errors = list(gradient_table(row, args.seed))
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
             where = f"{worst.name} ({case})" if case else worst.name
             bad = "" if worst.error < BOUND else "  WRONG"
             print(
-                f"{row.name:<16} {len(errors):>9} {worst.error:>14.1e}  {where:<42} "
+                f"{row.name:<20} {len(errors):>9} {worst.error:>14.1e}  {where:<40} "
                 f"{seconds:>7.2f}{bad}"
             )
             if args.concept is not None:

@@ -141,5 +141,5 @@ def test_sizes_of_the_inputs_differ():
         for make in row.cases.values():
             for x in make(np.random.default_rng(0)):
                 if isinstance(x, np.ndarray) and x.dtype.kind == "f":
-                    one_row = row.name in ("shared_expert", "moe") and x.shape == (1, 7)
+                    one_row = row.name in ("shared_expert", "moe", "feed_forward") and len(x) == 1
                     assert min(x.shape) > 1 or one_row, row.name  # the gate of the shared expert

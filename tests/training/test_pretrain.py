@@ -313,3 +313,82 @@ def test_runs_on_the_device(tmp_path, monkeypatch):
     install(monkeypatch)
     run(tmp_path / "device", options={"device": "cuda"})
     assert_same_run(tmp_path / "device", tmp_path / "host")
+
+
+EXPERTS = dataclasses.replace(
+    CONFIG,
+    model_type="qwen2_moe",
+    num_hidden_layers=2,
+    num_experts=4,
+    num_experts_per_tok=2,
+    moe_intermediate_size=6,
+    shared_expert_intermediate_size=6,
+    router_aux_loss_coef=0.01,
+)
+
+
+def test_a_mixture_of_experts_notes_how_its_experts_are_used(tmp_path):
+    run(tmp_path, config=EXPERTS)
+    rows = metrics(tmp_path)
+    steps = [row for row in rows if "loss" in row]
+    assert len(steps) == 6
+    for row in steps:
+        assert 1.5 < row["aux_loss"] < 4  # K = 2 when even, E at most
+        assert 1 <= row["max_load"] <= 2  # E / K at most
+    looks = [row for row in rows if "validation_loss" in row]
+    assert [row["step"] for row in looks] == [0, 3, 6]
+    for row in looks:
+        load = np.array(row["expert_load"])
+        assert load.shape == (2, 4)
+        np.testing.assert_allclose(load.sum(axis=1), 1)
+
+
+def test_a_dense_run_notes_nothing_of_the_kind(tmp_path):
+    run(tmp_path)
+    assert not any({"aux_loss", "max_load", "expert_load"} & set(row) for row in metrics(tmp_path))
+
+
+@pytest.mark.parametrize("settings", [{}, {"router_loss_pooled": True, "z_loss_coef": 0.1}])
+def test_a_resumed_mixture_of_experts_is_the_same_run(tmp_path, monkeypatch, settings):
+    run(tmp_path / "whole", config=EXPERTS, **settings)
+    real = module.loss_and_grads
+
+    def interrupted(*args, seed, **options):
+        if seed[-1] == 3:
+            raise KeyboardInterrupt
+        return real(*args, seed=seed, **options)
+
+    monkeypatch.setattr(module, "loss_and_grads", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "halves", config=EXPERTS, **settings)
+    monkeypatch.undo()
+    run(tmp_path / "halves", config=EXPERTS, **settings)
+    assert_same_run(tmp_path / "whole", tmp_path / "halves")
+    with pytest.raises(ValueError, match=r"settings\.z_loss_coef = .*, not 0\.7"):
+        run(tmp_path / "whole", config=EXPERTS, **{**settings, "z_loss_coef": 0.7})
+
+
+def test_a_run_of_an_older_version_goes_on(tmp_path):
+    """Its training.json knows nothing of settings that came later."""
+    run(tmp_path)
+    file = tmp_path / "checkpoint" / "training.json"
+    training = json.loads(file.read_text(encoding="utf-8"))
+    for name in ("z_loss_coef", "router_loss_pooled"):
+        del training["settings"][name]
+    file.write_text(json.dumps(training), encoding="utf-8")
+    run(tmp_path, steps=7)
+    assert metrics(tmp_path)[-1]["step"] == 7
+    with pytest.raises(ValueError, match="router_loss_pooled = False, not True"):
+        run(tmp_path, steps=7, router_loss_pooled=True)
+
+
+def test_the_settings_of_the_router_losses_change_the_run(tmp_path):
+    last = []
+    for i, (coef, settings) in enumerate(
+        ((0.01, {}), (0.5, {}), (0.01, {"router_loss_pooled": True}), (0.01, {"z_loss_coef": 1.0}))
+    ):
+        config = dataclasses.replace(EXPERTS, router_aux_loss_coef=coef)
+        params = run(tmp_path / str(i), config=config, **settings)
+        last.append(params["model.layers.0.mlp.gate.weight"])
+    for i in range(1, 4):
+        assert np.abs(last[i] - last[0]).max() > 1e-5
