@@ -17,6 +17,7 @@ from minqwen.layers.attention import attention_backward, attention_forward, caus
 from minqwen.layers.block_attention import block_attention_backward, block_attention_forward
 from minqwen.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from minqwen.layers.flash_attention import flash_attention_backward, flash_attention_forward
+from minqwen.layers.moe import moe_backward, moe_forward
 from minqwen.layers.rmsnorm import rmsnorm_backward, rmsnorm_forward
 from minqwen.layers.rope import rope_backward, rope_forward, rope_inv_freq, rope_tables
 from minqwen.layers.swiglu import swiglu_backward, swiglu_forward
@@ -118,6 +119,60 @@ def swiglu(N: int, D: int, F: int, backward: bool) -> Work:
         return torch_call(call, [x, *weights], dy if backward else None)
 
     return Work(ours, {"torch": torch}, flops=6 * N * D * F * (3 if backward else 1))
+
+
+def moe(N: int, E: int, K: int, D: int, Fe: int, Fs: int, backward: bool) -> Work:
+    """Router, K of E experts, shared expert; "grouped" is what transformers does if not told."""
+    x, dy, w_router = normal(N, D), normal(N, D, seed=1), normal(E, D, std=D**-0.5)
+    experts = [normal(E, 2 * Fe, D, std=D**-0.5), normal(E, D, Fe, std=Fe**-0.5)]
+    shared = (
+        normal(Fs, D, std=D**-0.5),
+        normal(Fs, D, std=D**-0.5, seed=1),
+        normal(D, Fs, std=Fs**-0.5),
+        normal(1, D, std=D**-0.5),
+    )
+
+    def ours() -> Any:
+        y, cache = moe_forward(x, w_router, *experts, K, shared=shared)
+        if not backward:
+            return (y,)
+        dx, dw_router, dw_gate_up, dw_down, dshared = moe_backward(dy, cache)
+        return y, dx, dw_router, dw_gate_up, dw_down, *dshared
+
+    def transformers(experts_implementation: str) -> Call:
+        import torch
+        from transformers.models.qwen2_moe import modeling_qwen2_moe as hf
+
+        config = hf.Qwen2MoeConfig(
+            hidden_size=D,
+            num_experts=E,
+            num_experts_per_tok=K,
+            moe_intermediate_size=Fe,
+            shared_expert_intermediate_size=Fs,
+            experts_implementation=experts_implementation,
+        )
+        with torch.device("meta"):  # no memory: the weights come with each call
+            block = hf.Qwen2MoeSparseMoeBlock(config)
+        names = [
+            "gate.weight",
+            "experts.gate_up_proj",
+            "experts.down_proj",
+            *(f"shared_expert.{name}_proj.weight" for name in ("gate", "up", "down")),
+            "shared_expert_gate.weight",
+        ]
+
+        def call(x: Any, *weights: Any) -> Any:
+            weights = dict(zip(names, weights, strict=True))
+            return torch.func.functional_call(block, weights, (x[None],))[0]
+
+        return torch_call(call, [x, w_router, *experts, *shared], dy if backward else None)
+
+    rivals = {
+        "transformers eager": lambda: transformers("eager"),
+        "transformers grouped": lambda: transformers("grouped_mm"),
+    }
+    flops = 6 * N * D * (K * Fe + Fs) + 2 * N * E * D
+    return Work(ours, rivals, flops=flops * (3 if backward else 1), memory=True)
 
 
 def attention(B: int, H: int, Hkv: int, T: int, Dh: int, backward: bool) -> Work:
@@ -423,7 +478,9 @@ TWO = {"B": 1, "H": 2, "Hkv": 2, "Dh": 64}  # few, as the plain way needs H * T 
 FLASH = {"plain": 1.0}  # the goal
 FORWARD, BOTH = {"backward": False}, {"backward": True}
 ROWS, WIDE = {"N": 2048, "D": 896}, {"N": 2048, "D": 256, "F": 704}
-EAGER = "transformers eager"
+MOE = {"N": 512, "E": 60, "K": 4, "D": 1024, "Fe": 704, "Fs": 2816}  # Qwen1.5-MoE, half as wide
+FEW_EXPERTS = {"N": 13, "E": 5, "K": 2, "D": 8, "Fe": 4, "Fs": 11}  # torch: multiples of 4
+EAGER, GROUPED = "transformers eager", "transformers grouped"
 
 CASES = [
     Case(
@@ -453,6 +510,8 @@ CASES = [
     Case(
         "swiglu both", swiglu, {**WIDE, **BOTH}, {"N": 7, "D": 5, "F": 11, **BOTH}, {"torch": 1.4}
     ),
+    Case("moe forward", moe, {**MOE, **FORWARD}, {**FEW_EXPERTS, **FORWARD}, {GROUPED: 1.5}),
+    Case("moe both", moe, {**MOE, **BOTH}, {**FEW_EXPERTS, **BOTH}, {GROUPED: 1.5}),
     Case(
         "attention 512 forward",
         attention,

@@ -12,11 +12,12 @@ import types
 
 import numpy as np
 import pytest
-from helpers.model_fixture import MODELS, logits_error
+from helpers import model_fixture
+from helpers.model_fixture import MODELS, logits_error, loss_and_gradient_errors
 from helpers.references import causal_mask, reference_error
 
 from minqwen.check.concepts import concept, gradient_table
-from minqwen.layers import attention
+from minqwen.layers import attention, moe_router
 from minqwen.long_context import chunk_pieces, dual_chunk
 from minqwen.model import decoder_block, language_model, layer_plan
 
@@ -195,6 +196,173 @@ BACKWARD = [
         "a pair of two pieces counts twice",
         "dscores[:, :, keys] * picked",
         "dscores[:, :, keys]",
+    ),
+    (
+        "moe_router",
+        "softmax Jacobian on the chosen entries only",
+        "xp.zeros_like(probs) if norm_topk_prob else",
+        "xp.zeros_like(probs) if True else",
+    ),
+    (
+        "moe_router",
+        "sum of p dp dropped",
+        "mean = (weights * dweights).sum(",
+        "mean = 0 * (weights * dweights).sum(",
+    ),
+    (
+        "moe_router",
+        "renormalised backwards when not asked",
+        "    dweights = widen(dexpert_weights)\n",
+        "    dweights, norm_topk_prob = widen(dexpert_weights), True\n"
+        "    weights = weights / weights.sum(axis=-1, keepdims=True)\n",
+    ),
+    (
+        "moe_router",
+        "not renormalised backwards when asked",
+        "    dweights = widen(dexpert_weights)\n",
+        "    dweights, norm_topk_prob = widen(dexpert_weights), False\n"
+        "    weights = xp.take_along_axis(probs, expert_ids, axis=-1)\n",
+    ),
+    (
+        "moe_router",
+        "sum of the chosen taken for constant",
+        "weights * (dweights - mean), axis=-1)",
+        "weights * (dweights - weights * mean), axis=-1)",
+    ),
+    ("moe_router", "unchosen logits pushed up", "else -probs * mean", "else probs * mean"),
+    (
+        "load_balancing_loss",
+        "f differentiated, P detached",
+        "dp = f * len(f)",
+        "dp = column_sums(probs) / tokens * len(f)",
+    ),
+    ("load_balancing_loss", "factor E missing backwards", "dp = f * len(f)", "dp = f"),
+    (
+        "load_balancing_loss",
+        "not divided by the tokens backwards",
+        "(dloss / tokens).astype(f.dtype)",
+        "(dloss / (tokens / tokens)).astype(f.dtype)",
+    ),
+    (
+        "load_balancing_loss",
+        "softmax coupling dropped",
+        "(dp - (probs * dp).sum(axis=-1, keepdims=True))",
+        "dp",
+    ),
+    (
+        "load_balancing_loss",
+        "an expert that nobody chose gets no gradient",
+        "dlogits = probs * (dp -",
+        "dlogits = (f > 0) * probs * (dp -",
+    ),
+    (
+        "router_z_loss",
+        "gradient of the logarithm alone",
+        "2 * lse * (dloss / tokens)",
+        "(dloss / tokens)",
+    ),
+    ("router_z_loss", "factor 2 missing", "2 * lse * (dloss", "lse * (dloss"),
+    (
+        "router_z_loss",
+        "mean over all tokens backwards",
+        "(dloss / tokens)",
+        "(dloss / (tokens * 0 + len(lse)))",
+    ),
+    (
+        "moe_experts",
+        "gradient of the weights from the wrong rows",
+        "dexpert_weights = (widen(outputs) * dy)",
+        "dexpert_weights = (widen(outputs).reshape(N * K, D)[order].reshape(N, K, D) * dy)",
+    ),
+    (
+        "moe_experts",
+        "gradient of the weights from weighted outputs",
+        "dexpert_weights = (widen(outputs) * dy)",
+        "dexpert_weights = (widen(outputs) * widen(expert_weights)[:, :, None] * dy)",
+    ),
+    (
+        "moe_experts",
+        "dx from the last expert only",
+        "D).sum(axis=1)\n    dx =",
+        "D)[:, -1]\n    dx =",
+    ),
+    (
+        "moe_experts",
+        "dx put back with the sort and not its inverse",
+        "put_back(dx_sorted, order)",
+        "dx_sorted[order]",
+    ),
+    ("moe_experts", "dx not put back", "put_back(dx_sorted, order)", "dx_sorted"),
+    (
+        "moe_experts",
+        "weights forgotten backwards",
+        "(widen(expert_weights)[:, :, None] * dy)",
+        "(widen(expert_weights * 0 + 1)[:, :, None] * dy)",
+    ),
+    ("moe_experts", "dy not sorted", "reshape(N * K, D)[order]", "reshape(N * K, D)"),
+    (
+        "moe_experts",
+        "gradients of gate and up swapped",
+        "dw_gate_up[e, :Fe], dw_gate_up[e, Fe:], dw_down[e] = swiglu_backward",
+        "dw_gate_up[e, Fe:], dw_gate_up[e, :Fe], dw_down[e] = swiglu_backward",
+    ),
+    (
+        "moe_experts",
+        "gradient given to another expert",
+        "dw_down[e] = swiglu_backward",
+        "dw_down[e - 1] = swiglu_backward",
+    ),
+    (
+        "moe_experts",
+        "mean over the tokens of an expert",
+        "            dout[rows], expert\n        )\n",
+        "            dout[rows], expert\n        )\n        dw_down[e] /= rows.stop - rows.start\n",
+    ),
+    (
+        "shared_expert",
+        "the gate's part of dx missing",
+        "dx_out + dx_gate, dw_gate",
+        "dx_out, dw_gate",
+    ),
+    ("shared_expert", "the network's part of dx missing", "dx_out + dx_gate", "dx_gate"),
+    (
+        "shared_expert",
+        "slope of the sigmoid forgotten",
+        "dgate * gate * (1 - gate)",
+        "dgate",
+    ),
+    ("shared_expert", "half of the slope", "dgate * gate * (1 - gate)", "dgate * gate"),
+    ("shared_expert", "gate forgotten backwards", "(gate * dy_wide)", "(1 * dy_wide)"),
+    (
+        "shared_expert",
+        "gate's gradient is a mean over the features",
+        "(widen(out) * dy_wide).sum(",
+        "(widen(out) * dy_wide).mean(",
+    ),
+    (
+        "shared_expert",
+        "gate's gradient from what came through it",
+        "(widen(out) * dy_wide)",
+        "(gate * widen(out) * dy_wide)",
+    ),
+    (
+        "moe",
+        "the router's part of dx missing",
+        "= dx_experts + dx_router, None",
+        "= dx_experts, None",
+    ),
+    (
+        "moe",
+        "the experts' part of dx missing",
+        "= dx_experts + dx_router, None",
+        "= dx_router, None",
+    ),
+    ("moe", "the shared expert's part of dx missing", "dx + dx_shared, tuple", "dx, tuple"),
+    (
+        "moe",
+        "the router learns nothing",
+        "moe_router_backward(dexpert_weights, router",
+        "moe_router_backward(0 * dexpert_weights, router",
     ),
 ]
 # a wrong forward is a wrong function: its gradient may be right, its value is not that of the loops
@@ -609,6 +777,229 @@ FORWARD = [
         "means = (weights @ v[:, : weights.shape[-1]]) / total",
         "means = sum(weights[:, :, at] @ v[:, at] / (weights[:, :, at].sum(-1, keepdims=True) + 1e-300) for _, at, _ in pieces) / len(pieces)",
     ),
+    (
+        "moe_router",
+        "softmax after top-k",
+        "weights = xp.take_along_axis(probs, expert_ids, axis=-1)  # (N, K)",
+        "weights = softmax(xp.take_along_axis(router_logits, expert_ids, axis=-1))[0]",
+    ),
+    ("moe_router", "renormalised when not asked", "    if norm_topk_prob:\n", "    if True:\n"),
+    ("moe_router", "not renormalised when asked", "    if norm_topk_prob:\n", "    if False:\n"),
+    (
+        "moe_router",
+        "divided by the sum over all experts",
+        "weights / weights.sum(axis=-1, keepdims=True)",
+        "weights / probs.sum(axis=-1, keepdims=True)",
+    ),
+    ("moe_router", "the least likely experts", "xp.argsort(-probs,", "xp.argsort(probs,"),
+    (
+        "moe_router",
+        "logits as weights",
+        "xp.take_along_axis(probs, expert_ids",
+        "xp.take_along_axis(router_logits, expert_ids",
+    ),
+    (
+        "moe_router",
+        "every chosen expert counts the same",
+        "xp.take_along_axis(probs, expert_ids, axis=-1)  #",
+        "xp.full(expert_ids.shape, 1 / K)  #",
+    ),
+    (
+        "moe_router",
+        "independent sigmoids",
+        "probs, _ = softmax(router_logits)",
+        "probs = 1 / (1 + xp.exp(-router_logits))",
+    ),
+    (
+        "moe_router",
+        "softmax over the tokens",
+        "probs, _ = softmax(router_logits)",
+        "probs = softmax(router_logits.T)[0].T",
+    ),
+    ("load_balancing_loss", "factor E missing", "E * (f * P).sum()", "(f * P).sum()"),
+    (
+        "load_balancing_loss",
+        "f not divided by the tokens",
+        "(tokens if f_sums_to_k else tokens * K)",
+        "(1 if f_sums_to_k else K)",
+    ),
+    (
+        "load_balancing_loss",
+        "f not divided by K",
+        "(tokens if f_sums_to_k else tokens * K)",
+        "tokens",
+    ),
+    (
+        "load_balancing_loss",
+        "f divided by K when it should not be",
+        "(tokens if f_sums_to_k else tokens * K)",
+        "(tokens * K)",
+    ),
+    (
+        "load_balancing_loss",
+        "padding counted in f",
+        "xp.repeat(real, K)",
+        "xp.repeat(xp.ones_like(real), K)",
+    ),
+    (
+        "load_balancing_loss",
+        "padding counted in P",
+        "xp.where(real[:, None], softmax(router_logits)[0], 0)",
+        "softmax(router_logits)[0]",
+    ),
+    (
+        "load_balancing_loss",
+        "padding counted in the number of tokens",
+        "xp.maximum(real.sum(), 1)",
+        "xp.maximum(len(real), 1)",
+    ),
+    (
+        "load_balancing_loss",
+        "P over the chosen only",
+        "P = column_sums(probs)",
+        "P = column_sums(probs * (expert_ids[:, :, None] == xp.arange(E)).any(axis=1))",
+    ),
+    (
+        "load_balancing_loss",
+        "P of logits",
+        "softmax(router_logits)[0], 0)",
+        "router_logits, 0)",
+    ),
+    ("load_balancing_loss", "P for f", "(f * P).sum()", "(P * P).sum()"),
+    ("load_balancing_loss", "f for P", "(f * P).sum()", "(f * f).sum()"),
+    (
+        "load_balancing_loss",
+        "first choice only",
+        "expert_ids.reshape(-1), xp.repeat(real, K)",
+        "expert_ids[:, 0], real",
+    ),
+    ("router_z_loss", "not squared", "(lse * lse).sum()", "lse.sum()"),
+    ("router_z_loss", "square of the mean", "(lse * lse).sum() /", "lse.sum() ** 2 / tokens /"),
+    ("router_z_loss", "mean over all tokens", ".sum() / tokens", ".sum() / len(lse)"),
+    ("router_z_loss", "sum, not mean", ".sum() / tokens", ".sum()"),
+    (
+        "router_z_loss",
+        "padding counted",
+        "    probs, lse = (xp.where(real[:, None], x, 0) for x in (probs, lse))\n",
+        "",
+    ),
+    ("router_z_loss", "squares of the logits", "(lse * lse)", "(router_logits * router_logits)"),
+    (
+        "moe_experts",
+        "the sort for its inverse on the way back",
+        "    back[order] = rows ",
+        "    back = rows[order] ",
+    ),
+    ("moe_experts", "not put back at all", "put_back(out, order)", "out"),
+    (
+        "moe_experts",
+        "a token's last expert overwrites the others",
+        ".sum(axis=1)  # (N, D)",
+        "[:, -1]  # (N, D)",
+    ),
+    ("moe_experts", "mean over the experts", ".sum(axis=1)  # (N, D)", ".mean(axis=1)  # (N, D)"),
+    (
+        "moe_experts",
+        "weights of other experts than the ids",
+        "y = (widen(expert_weights)[:, :, None]",
+        "y = (widen(expert_weights)[:, ::-1, None]",
+    ),
+    (
+        "moe_experts",
+        "ids sorted, weights not",
+        "group_by_expert(expert_ids, E)\n    x",
+        "group_by_expert(xp.sort(expert_ids, axis=1), E)\n    x",
+    ),
+    (
+        "moe_experts",
+        "weights left out",
+        "y = (widen(expert_weights)[:, :, None] * widen(outputs))",
+        "y = widen(outputs)",
+    ),
+    (
+        "moe_experts",
+        "the expert's input weighted, not its output",
+        """    x_sorted = x[order // K]  # (N*K, D) a token stands K times, once with each of its experts
+    out, experts = xp.empty_like(x_sorted), []
+""",
+        """    x_sorted = x[order // K] * expert_weights.reshape(-1)[order][:, None]
+    out, experts, expert_weights = xp.empty_like(x_sorted), [], xp.ones_like(expert_weights)
+""",
+    ),
+    ("moe_experts", "choices taken for tokens", "x[order // K]", "x[order % N]"),
+    (
+        "moe_experts",
+        "gate and up swapped",
+        "x_sorted[rows], w_gate_up[e, :Fe], w_gate_up[e, Fe:], w_down[e]",
+        "x_sorted[rows], w_gate_up[e, Fe:], w_gate_up[e, :Fe], w_down[e]",
+    ),
+    (
+        "moe_experts",
+        "gate and up interleaved",
+        "x_sorted[rows], w_gate_up[e, :Fe], w_gate_up[e, Fe:], w_down[e]",
+        "x_sorted[rows], w_gate_up[e, ::2], w_gate_up[e, 1::2], w_down[e]",
+    ),
+    (
+        "moe_experts",
+        "w_down of another expert",
+        "w_gate_up[e, Fe:], w_down[e]\n",
+        "w_gate_up[e, Fe:], w_down[e - 1]\n",
+    ),
+    (
+        "moe_experts",
+        "tokens above a capacity dropped",
+        "    for e, rows in segments:\n",
+        "    out[:] = 0\n    for e, rows in [(e, slice(r.start, min(r.stop, r.start + 4))) for e, r in segments]:\n",
+    ),
+    ("shared_expert", "no gate", "y = gate * widen(out)", "y = widen(out)"),
+    (
+        "shared_expert",
+        "a gate per dimension",
+        "gate = sigmoid(a)",
+        "gate = sigmoid(x * w_shared_gate[0])",
+    ),
+    ("shared_expert", "gate without sigmoid", "gate = sigmoid(a)", "gate = a"),
+    ("shared_expert", "silu for sigmoid", "gate = sigmoid(a)", "gate = a * sigmoid(a)"),
+    ("shared_expert", "the other way round", "gate = sigmoid(a)", "gate = 1 - sigmoid(a)"),
+    (
+        "shared_expert",
+        "one gate for all tokens",
+        "gate = sigmoid(a)",
+        "gate = sigmoid(a).mean(axis=(0, 1), keepdims=True)",
+    ),
+    (
+        "shared_expert",
+        "gate and up swapped",
+        "swiglu_forward(x, w_gate, w_up, w_down)",
+        "swiglu_forward(x, w_up, w_gate, w_down)",
+    ),
+    ("moe", "shared expert dropped", "y = y + s", "y = y + 0 * s"),
+    ("moe", "shared expert alone", "y = y + s", "y = s"),
+    ("moe", "mean of routed and shared", "y = y + s", "y = (y + s) / 2"),
+    (
+        "moe",
+        "renormalised when not asked",
+        "w_router, num_experts_per_tok, norm_topk_prob)\n    y",
+        "w_router, num_experts_per_tok, True)\n    y",
+    ),
+    (
+        "moe",
+        "not renormalised when asked",
+        "w_router, num_experts_per_tok, norm_topk_prob)\n    y",
+        "w_router, num_experts_per_tok, False)\n    y",
+    ),
+    (
+        "moe",
+        "ids sorted, weights not",
+        "moe_experts_forward(rows, ids,",
+        "moe_experts_forward(rows, ids[:, ::-1],",
+    ),
+    (
+        "moe",
+        "shared expert on routed outputs",
+        "shared_expert_forward(rows, *shared)",
+        "shared_expert_forward(y, *shared)",
+    ),
 ]
 CAUSAL_MASK = [
     ("diagonal one too high", "tri(T, S, S - T, dtype", "tri(T, S, S - T + 1, dtype"),
@@ -684,12 +1075,6 @@ WIRING = [
     ),
     (
         "decoder_block",
-        "gate and up swapped",
-        'MLP = ("gate", "up", "down")',
-        'MLP = ("up", "gate", "down")',
-    ),
-    (
-        "decoder_block",
         "norms swapped",
         '_forward(h, params["post_attention_layernorm.weight"]',
         '_forward(h, params["input_layernorm.weight"]',
@@ -718,7 +1103,109 @@ WIRING = [
     ("decoder_block", "MLP beside attention", "_forward(h, params[", "_forward(x, params["),
 ]
 
+_DENSE, _SPARSE = ("untied", "tied", "long", "qwen3_moe"), ("moe", "qwen3_moe")
+WIRING_MOE = [  # and the models that see it
+    (
+        "feed_forward",
+        "gate and up swapped",
+        'SWIGLU = ("mlp.gate_proj.weight", "mlp.up_proj.weight", ',
+        'SWIGLU = ("mlp.up_proj.weight", "mlp.gate_proj.weight", ',
+        _DENSE,
+    ),
+    (
+        "feed_forward",
+        "gate and up of the shared expert swapped",
+        'shared_expert.gate_proj.weight",\n    "mlp.shared_expert.up_proj',
+        'shared_expert.up_proj.weight",\n    "mlp.shared_expert.gate_proj',
+        ("moe",),
+    ),
+    ("feed_forward", "shared expert dropped", "        shared,\n", "        None,\n", ("moe",)),
+    (
+        "feed_forward",
+        "weights as the config does not say",
+        "        config.norm_topk_prob,",
+        "        not config.norm_topk_prob,",
+        _SPARSE,
+    ),
+    (
+        "feed_forward",
+        "one expert too few",
+        "        config.num_experts_per_tok,",
+        "        config.num_experts_per_tok - 1,",
+        _SPARSE,
+    ),
+    *(
+        (
+            "self_attention",
+            f"{x}_norm forgotten",
+            f"{x}, {x}_norm = rmsnorm_forward({x}, ",
+            f"_, {x}_norm = rmsnorm_forward({x}, ",
+            ("qwen3_moe",),
+        )
+        for x in "qk"
+    ),
+    (
+        "self_attention",
+        "eps of the queries' norm forgotten",
+        '(q, params["self_attn.q_norm.weight"], config.rms_norm_eps)',
+        '(q, params["self_attn.q_norm.weight"])',
+        ("qwen3_moe",),
+    ),
+    (
+        "self_attention",
+        "keys with the queries' gain",
+        'rmsnorm_forward(k, params["self_attn.k_norm.weight"]',
+        'rmsnorm_forward(k, params["self_attn.q_norm.weight"]',
+        ("qwen3_moe",),
+    ),
+]
+ROUTER_LOSSES = [  # seen by loss and gradients; the logits are right
+    (
+        "feed_forward",
+        "the routers' losses not passed on",
+        "moe_backward(dy, cache, drouter_logits)",
+        "moe_backward(dy, cache)",
+        _SPARSE,
+    ),
+    (
+        "language_model",
+        "the layers' gradients in the wrong order",
+        "routed.pop() if",
+        "routed.pop(0) if",
+        ("moe",),
+    ),
+    (
+        "router_loss",
+        "layers never pooled",
+        "    if pool_layers:",
+        "    if not pool_layers:",
+        ("moe",),
+    ),
+    (
+        "router_loss",
+        "padding counted",
+        "(logits, ids, balance_real, f_sums",
+        "(logits, ids, None, f_sums",
+        _SPARSE,
+    ),
+    ("router_loss", "f sums to 1", "f_sums_to_k=True", "f_sums_to_k=False", _SPARSE),
+    (
+        "router_loss",
+        "coefficient forgotten on the way back",
+        "share = dloss * (coef / len(balance))",
+        "share = dloss / len(balance)",
+        _SPARSE,
+    ),
+    (
+        "router_loss",
+        "pooled gradient cut in the wrong places",
+        "pooled[i * N : (i + 1) * N]",
+        "pooled[:N]",
+        ("moe",),
+    ),
+]
 USED_BY = {
+    "feed_forward": (decoder_block, "feed_forward_forward"),
     "rope_scaling": (layer_plan, "inv_freq"),
     "layer_plan": (language_model, "position_tables"),
     "self_attention": (decoder_block, "self_attention_forward"),
@@ -809,6 +1296,50 @@ RULES = [
 ]
 
 
+def _with_drouter_logits(module):
+    """Return dw of two experts, where both the weights and the losses send a gradient."""
+    *_, cache = module.moe_router_forward(np.ones((1, 1)), np.array([[0.0], [1.0]]), 1)
+    return module.moe_router_backward(np.ones((1, 1)), cache, np.array([[0.5, 0.25]]))[1].tolist()
+
+
+# the choice of experts has no gradient and does not stand in y: each right value stands in
+# tests/layers/test_moe_router.py
+CHOICE = [
+    (
+        "ties to the higher index",
+        'xp.argsort(-probs, axis=-1, kind="stable")[:, :K]',
+        'xp.argsort(probs, axis=-1, kind="stable")[:, ::-1][:, :K]',
+        lambda m: m.moe_router_forward(np.ones((1, 1)), np.zeros((3, 1)), 2)[1].tolist(),
+    ),
+    (
+        "ties anyhow: a sort that is not stable",
+        'axis=-1, kind="stable")[:, :K]',
+        "axis=-1)[:, :K]",
+        lambda m: m.moe_router_forward(np.ones((1, 1)), np.arange(300.0)[:, None] % 3, 9)[
+            1
+        ].tolist(),
+    ),
+    (
+        "ids sorted, weights not",
+        "copy=False), expert_ids, cache",
+        "copy=False), xp.sort(expert_ids), cache",
+        lambda m: m.moe_router_forward(np.ones((1, 1)), np.arange(3.0)[:, None], 2)[1].tolist(),
+    ),
+    (
+        "the losses' gradient forgotten",
+        "dlogits += widen(drouter_logits)",
+        "pass",
+        _with_drouter_logits,
+    ),
+    (
+        "the losses' gradient in place of the weights'",
+        "dlogits += widen(drouter_logits)",
+        "dlogits = widen(drouter_logits)",
+        _with_drouter_logits,
+    ),
+]
+
+
 def edited(module, old, new):
     """Return a copy of the module with one edit."""
     source = pathlib.Path(module.__file__).read_text(encoding="utf-8")
@@ -868,8 +1399,14 @@ def test_wrong_pieces_of_chunks_fail_the_comparison_with_the_loops(what, old, ne
 
 @pytest.mark.parametrize(
     ("name", "what", "old", "new", "model"),
-    [(*mistake, model) for mistake in WIRING for model in MODELS]
-    + [(*mistake, "long") for mistake in WIRING_LONG],
+    [
+        (*mistake, model)
+        for mistake in WIRING
+        for model in MODELS
+        if (mistake[1], model) != ("biases dropped", "qwen3_moe")  # which has none
+    ]
+    + [(*mistake, "long") for mistake in WIRING_LONG]
+    + [(*mistake, model) for *mistake, models in WIRING_MOE for model in models],
     ids=lambda v: str(v)[:40],
 )
 def test_wrong_wiring_fails_the_comparison_with_the_file(name, what, old, new, model, monkeypatch):
@@ -881,10 +1418,39 @@ def test_wrong_wiring_fails_the_comparison_with_the_file(name, what, old, new, m
     assert logits_error(model, wrong.language_model_forward) > 1e-7, what
 
 
+@pytest.mark.parametrize(
+    ("name", "what", "old", "new", "model"),
+    [(*mistake, model) for *mistake, models in ROUTER_LOSSES for model in models],
+    ids=lambda v: str(v)[:40],
+)
+def test_a_wrong_loss_on_routers_fails_the_comparison_with_the_file(
+    name, what, old, new, model, monkeypatch
+):
+    wrong, backward = edited(importlib.import_module(f"minqwen.model.{name}"), old, new), None
+    if name == "router_loss":
+        for function in ("router_loss_forward", "router_loss_backward"):
+            monkeypatch.setattr(model_fixture, function, getattr(wrong, function))
+    elif name == "feed_forward":
+        monkeypatch.setattr(decoder_block, "feed_forward_backward", wrong.feed_forward_backward)
+    else:
+        backward = wrong.language_model_backward
+    errors = loss_and_gradient_errors(
+        model,
+        language_model.language_model_forward,
+        backward or language_model.language_model_backward,
+    )
+    assert max(errors.values()) > 1e-6, what
+
+
 @pytest.mark.parametrize(("name", "what", "old", "new", "value"), RULES, ids=lambda v: str(v)[:40])
 def test_a_wrong_rule_gives_another_value(name, what, old, new, value):
     module = importlib.import_module(f"minqwen.long_context.{name}")
     assert value(edited(module, old, new)) != value(module), what
+
+
+@pytest.mark.parametrize(("what", "old", "new", "value"), CHOICE, ids=lambda v: str(v)[:40])
+def test_a_wrong_choice_of_experts_gives_another_value(what, old, new, value):
+    assert value(edited(moe_router, old, new)) != value(moe_router), what
 
 
 def test_with_ones_for_dy_a_softmax_that_returns_zeros_would_pass():

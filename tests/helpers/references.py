@@ -244,6 +244,85 @@ def self_attention(x, wq, bq, wk, bk, wv, bv, wo, real, plan):
     return linear(np.concatenate([a[:, h] for h in range(H)], axis=-1), wo)
 
 
+def routed(x, w, K, norm_topk_prob=False):
+    """K times the likeliest expert that is left, the first of equals; weights and ids."""
+    weights, ids = np.empty((len(x), K)), np.empty((len(x), K), dtype=int)
+    for n in range(len(x)):
+        z = [sum(x[n, d] * w[e, d] for d in range(len(w[e]))) for e in range(len(w))]
+        peak = max(z)
+        terms = [math.exp(value - peak) for value in z]
+        left = [term / sum(terms) for term in terms]
+        for k in range(K):
+            ids[n, k] = left.index(max(left))
+            weights[n, k] = left[ids[n, k]]
+            left[ids[n, k]] = -1.0
+        if norm_topk_prob:
+            weights[n] = [weight / sum(weights[n]) for weight in weights[n]]
+    return weights, ids
+
+
+def moe_router(x, w, K, norm_topk_prob=False):
+    """The weights of the chosen experts."""
+    return routed(x, w, K, norm_topk_prob)[0]
+
+
+def load_balancing_loss(router_logits, expert_ids, real=None, f_sums_to_k=False):
+    """E sum_e f_e P_e, counted token by token; padding is passed over."""
+    (N, E), K = router_logits.shape, expert_ids.shape[1]
+    tokens = [n for n in range(N) if real is None or real[n]]
+    choices, probs = [0] * E, [0.0] * E
+    for n in tokens:
+        for e in expert_ids[n]:
+            choices[e] += 1
+        terms = [math.exp(z) for z in router_logits[n]]
+        for e in range(E):
+            probs[e] += terms[e] / sum(terms)
+    slots = len(tokens) * (1 if f_sums_to_k else K)
+    return E * sum(choices[e] / slots * probs[e] / len(tokens) for e in range(E))
+
+
+def router_z_loss(router_logits, real=None):
+    """Mean over the real tokens of (log sum_e exp(z_e))^2."""
+    tokens = [n for n in range(len(router_logits)) if real is None or real[n]]
+    return sum(math.log(sum(math.exp(z) for z in router_logits[n])) ** 2 for n in tokens) / len(
+        tokens
+    )
+
+
+def moe_experts(x, expert_ids, expert_weights, w_gate_up, w_down):
+    """y_n = sum_k w_nk F_e(x_n), e = expert_ids_nk: token after token, expert after expert."""
+    y, Fe = np.zeros_like(x), w_down.shape[2]
+    for n, k in np.ndindex(expert_ids.shape):
+        e = int(expert_ids[n, k])
+        w_gate, w_up = w_gate_up[e][:Fe], w_gate_up[e][Fe:]
+        y[n] += expert_weights[n, k] * swiglu(x[n : n + 1], w_gate, w_up, w_down[e])[0]
+    return y
+
+
+def shared_expert(x, w_gate, w_up, w_down, w_shared_gate):
+    """y = S(x) / (1 + exp(-<w_shared_gate, x>))."""
+    y, gate = swiglu(x, w_gate, w_up, w_down), linear(x, w_shared_gate)
+    for n in np.ndindex(x.shape[:-1]):
+        for d in range(x.shape[-1]):
+            y[n][d] /= 1 + math.exp(-gate[n][0])
+    return y
+
+
+def moe(x, w_router, w_gate_up, w_down, K, norm_topk_prob, *shared):
+    """The K largest softmax probabilities weigh their experts; the shared expert is added."""
+    N, E = len(x), len(w_router)
+    logits, ids, weights = linear(x, w_router), np.empty((N, K), int), np.empty((N, K))
+    for n in range(N):
+        total = sum(math.exp(z) for z in logits[n])
+        p = [math.exp(z) / total for z in logits[n]]
+        ids[n] = sorted(range(E), key=lambda e: -p[e])[:K]
+        weights[n] = [p[e] for e in ids[n]]
+        if norm_topk_prob:
+            weights[n] /= sum(weights[n])
+    y = moe_experts(x, ids, weights, w_gate_up, w_down)
+    return y + shared_expert(x, *shared) if shared else y
+
+
 REFERENCES = {
     f.__name__: f
     for f in (
@@ -257,6 +336,12 @@ REFERENCES = {
         window,
         swiglu,
         cross_entropy,
+        moe_router,
+        load_balancing_loss,
+        router_z_loss,
+        moe_experts,
+        shared_expert,
+        moe,
         ntk,
         yarn,
         logn,
