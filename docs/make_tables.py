@@ -28,6 +28,11 @@ OTHERS = {
     "minqwen/model/long_context_fields.py": "Qwen 2.3.2, Qwen2 3.2",
     "minqwen/model/rope_scaling.py": "Qwen 2.3.2, Qwen2 3.2",
     "minqwen/model/layer_plan.py": "Qwen 2.3.2, Qwen2 3.2",
+    "minqwen/model/moe_fields.py": "Qwen2 2.2.2, Table 1",
+    "minqwen/model/expert_files.py": "(released files)",
+    "minqwen/model/dense_to_experts.py": "Qwen2 2.2.2 (Expert Initialization)",
+    "minqwen/model/upcycling.py": "Qwen2 2.2.2 (Expert Initialization)",
+    "minqwen/model/upcycling_receipt.py": "Qwen2 2.2.2 (Expert Initialization)",
     "minqwen/lab/long_context.py": "Qwen 2.3.2, Table 3",
     "minqwen/lab/techniques.py": "Qwen 2.3.2, Qwen2 3.2",
     "minqwen/model/presets.py": "Qwen Table 1, Qwen2 Table 1",
@@ -52,6 +57,8 @@ THROUGH = {
     "rope_scaling": "tests/parity/test_config_parity.py",
     "qwen1": "tests/model/test_checkpoint.py",
     "decoder_block": "tests/parity/test_model_parity.py",
+    "feed_forward": "tests/model/test_moe_model.py",
+    "upcycling_receipt": "tests/model/test_upcycling.py",
 }
 
 

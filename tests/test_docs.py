@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from minqwen.model.accounting import cost
 from minqwen.model.config import param_shapes
 from minqwen.model.presets import PRESETS, preset
 from minqwen.training.adamw import adamw_step
@@ -58,6 +59,23 @@ def test_model_constants():
             int(c.rope_theta),
             c.max_position_embeddings,
             sum(math.prod(s) for s in shapes.values()),
+        ]
+        assert [int(x) for x in table[name][1:]] == want, name
+
+
+def test_constants_of_experts():
+    table = {r[0]: r for r in rows((ROOT / "docs/papers.md").read_text("utf-8"), 7)}
+    names = [name for name in PRESETS if preset(name).num_experts]
+    assert len(names) == 2
+    for name in names:
+        c, found = preset(name), cost(preset(name), 1, 1)
+        want = [
+            c.num_experts,
+            c.num_experts_per_tok,
+            c.moe_intermediate_size,
+            c.shared_expert_intermediate_size,
+            found.activated_parameters,
+            found.activated_parameters - found.embedding_parameters,
         ]
         assert [int(x) for x in table[name][1:]] == want, name
 
