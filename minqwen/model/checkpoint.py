@@ -118,16 +118,7 @@ def save_checkpoint(
         ImportError: file_format is "safetensors" and the package is missing; with the pip line.
     """
     folder = Path(folder).absolute()
-    if folder.exists():
-        if not folder.is_dir():
-            raise FileExistsError(f"{folder} is a file")
-        names = sorted(p.name for p in folder.iterdir())
-        foreign = [n for n in names if not (WEIGHTS.fullmatch(n) or BESIDE.fullmatch(n))]
-        if foreign:
-            raise FileExistsError(
-                f"{folder} holds files that are not part of a checkpoint ({foreign[0]}); "
-                "choose another folder"
-            )
+    require_replaceable(folder)
     to_be_stored = prepare_tensors(config, params, dtype, file_format)
     with new_folder(folder) as new:
         write_checkpoint(new, config, to_be_stored)
@@ -137,6 +128,21 @@ def save_checkpoint(
             for path in folder.iterdir():
                 if BESIDE.fullmatch(path.name):
                     shutil.copy2(path, new / path.name)
+
+
+def require_replaceable(folder: Path) -> None:
+    """Raise FileExistsError unless save_checkpoint may put a checkpoint here: see there."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file")
+    names = sorted(p.name for p in folder.iterdir())
+    foreign = [n for n in names if not (WEIGHTS.fullmatch(n) or BESIDE.fullmatch(n))]
+    if foreign:
+        raise FileExistsError(
+            f"{folder} holds files that are not part of a checkpoint ({foreign[0]}); "
+            "choose another folder"
+        )
 
 
 class ToBeStored(NamedTuple):

@@ -83,8 +83,8 @@ class UpcyclingReceipt:
         lines = [
             f"copies {cut.copies}, experts to a copy {cut.per_copy:g}; columns dropped "
             f"{cut.dropped:,}, experts across two copies {cut.straddling}",
-            f"w_down times {routed:g}, of the shared expert {shared:g}; before numbers are drawn "
-            f"anew: {equal}",
+            f"w_down times {routed:g} (shared expert: {shared:g}); before numbers are drawn anew: "
+            f"{equal}",
             "parameters {:,} -> {:,}".format(*self.parameters),
             "activated  {:,} -> {:,}".format(*self.activated_parameters),
             f"distance of the layers' outputs from the dense ones, relative, on {inputs}",
