@@ -102,10 +102,12 @@ def run(args: argparse.Namespace) -> int:
         np.random.default_rng(args.seed),
     )
     if not args.quiet:
-        parameters = cost(config, 1, 1).parameters
+        found = cost(config, 1, 1)
+        parameters, activated = found.parameters, found.activated_parameters
+        of_which = "" if activated == parameters else f", {activated:,} of them activated"
         print(
             f"{len(documents)} documents, {rows.shape[0] * args.context:,} tokens, "
-            f"{tokenizer.vocab_size} ids; {parameters:,} parameters",
+            f"{tokenizer.vocab_size} ids; {parameters:,} parameters{of_which}",
             file=sys.stderr,
         )
     pretrain(

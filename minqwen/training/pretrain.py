@@ -192,8 +192,10 @@ def pretrain(
             if not math.isfinite(loss):
                 raise FloatingPointError(f"the validation loss of step {step} is {loss}")
             with interrupts.held():
-                found = {"step": step, "validation_loss": loss}
-                metrics.append(found if load is None else {**found, "expert_load": load})
+                found: Row = {"step": step, "validation_loss": loss}
+                if load is not None:
+                    found["expert_load"] = [[round(x, 5) for x in layer] for layer in load]
+                metrics.append(found)
             shown.note(f"step {step}: validation loss {loss:.4f}")
 
         try:
