@@ -1,0 +1,432 @@
+"""Is an implementation right, and if not, what is wrong with it.
+
+    report = compare("rmsnorm", my_rmsnorm)                      a function in this process
+    report = compare("rmsnorm", "hw.py:rmsnorm")                 a file, in a process of its own
+    report = compare("attention", f, backward=b, arguments={"q": "query"}, framework="torch")
+    print(report); report.ok; report.to_dict()
+
+All inputs of the concept are tried in float64, where nothing but a mistake is larger than rounding,
+then a few in float32 and half precision. What is wrong is described, and the mistakes of the bank
+that give exactly the same numbers are named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ..backend import Array
+from .arrays import round_to
+from .diagnose import Answers, Diagnosis, Tried, diagnose, right_module
+from .facets import (
+    Facet,
+    computes_in,
+    dtype_facet,
+    is_right,
+    precision_facet,
+    shape_facet,
+    value_facet,
+)
+from .limits import limit, terms_of, units_off
+from .report import Report
+from .spec import Arguments, Probe, Spec
+from .specs import spec as spec_of
+from .worker import InProcess, Reply, Worker
+
+HALVES = ("float16", "bfloat16")
+
+
+def compare(
+    concept: str | Spec,
+    forward: str | Callable[..., Any],
+    backward: str | Callable[..., Any] | None = None,
+    *,
+    framework: str = "numpy",
+    arguments: dict[str, str] | None = None,
+    accept: Sequence[str] = (),
+    seed: int = 0,
+    seconds: float = 20.0,
+    memory_mb: int = 4096,
+) -> Report:
+    """Try a stranger's function of a concept and say what is right and what is wrong.
+
+    Args:
+        concept: name, see `minqwen check --list`.
+        forward: "FILE.py:FUNCTION", which runs in a process of its own under limits, or a
+            callable, which runs here.
+        backward: the same for the gradient, if it is hand-written. Without it torch and jax
+            differentiate forward themselves; with NumPy no gradient is asked for.
+        framework: "numpy", "torch", "jax" or "cupy": of the arrays that the function takes.
+        arguments: {our name: their name}; then it is called by keyword. None: in our order.
+        accept: names of conventions that are fine here, as "rope.interleaved".
+        seed: of the inputs.
+        seconds: limit on one call, in the process.
+        memory_mb: limit on its memory.
+
+    Raises:
+        ValueError: no such concept, argument or framework.
+        FileNotFoundError: never; what is wrong with their file is in the report.
+    """
+    spec = spec_of(concept) if isinstance(concept, str) else concept
+    if unknown := set(arguments or {}) - set(spec.arguments):
+        raise ValueError(f"{spec.name} has no argument {', '.join(sorted(unknown))}")
+    options: dict[str, Any] = {
+        "framework": framework,
+        "arguments": arguments,
+        "outputs": spec.outputs,
+        "optional": tuple(spec.defaults),
+    }
+    there: Worker | InProcess
+    if isinstance(forward, str):
+        if not isinstance(backward, (str, type(None))):
+            raise ValueError("forward is the name of a file's function, so backward must be too")
+        target = forward
+        there = Worker(forward, backward=backward, seconds=seconds, memory_mb=memory_mb, **options)
+    else:
+        if isinstance(backward, str):
+            raise ValueError("forward is a function, so backward must be one too")
+        target = getattr(forward, "__qualname__", repr(forward))
+        there = InProcess(forward, backward=backward, **options)
+    with there as function:
+        return Comparison(spec, function, seed, accept).report(
+            target, backward is not None or framework in ("torch", "jax")
+        )
+
+
+class Comparison:
+    """One run of the checker: what was asked and answered so far."""
+
+    def __init__(self, spec: Spec, function: Any, seed: int, accept: Sequence[str]) -> None:
+        self.spec, self.function, self.seed, self.accept = spec, function, seed, tuple(accept)
+        self.facets: list[Facet] = []
+        self.diagnoses: list[tuple[str, Diagnosis]] = []  # "forward" or "backward"
+        self.notes: list[str] = []
+        self.dtype = "float64"  # in which the stranger seems to compute
+
+    def make(self, probe: Probe) -> Arguments:
+        """Draw the inputs of a probe, always the same ones."""
+        return probe.make(np.random.default_rng([self.seed, self.spec.probes.index(probe)]))
+
+    def wanted(self, arguments: Arguments) -> Answers:
+        """Return our answers, by the name of the output."""
+        with np.errstate(all="ignore"):
+            outputs = self.spec.run(right_module(self.spec), arguments)
+        return dict(zip(self.spec.outputs, map(np.asarray, outputs), strict=True))
+
+    def report(self, target: str, gradients: bool) -> Report:
+        """Ask everything that can be asked, in order; the first failures end it early."""
+        tried = self.ask_values()
+        if tried:
+            self.ask_dtype_and_determinism(tried)
+            right = all(one.right for one in tried)
+            if gradients and self.spec.pull is not None:
+                self.ask_gradients(tried, right)
+            if right:
+                self.ask_precision()
+            else:  # they would be wrong for the same reason
+                for name in ("float32", "half precision"):
+                    self.facets.append(Facet(name, None, "not asked: the values are wrong"))
+        return Report(
+            self.spec, target, self.facets, self.diagnoses, self.notes, accept=self.accept
+        )
+
+    def ask_values(self) -> list[Tried]:
+        """Run every input once in float64: runs, shape, values, hard inputs, purity."""
+        spec, replies, broken = self.spec, [], []
+        changed: set[str] = set()
+        for probe in spec.probes:
+            arguments = self.make(probe)
+            reply: Reply = self.function.forward(arguments)
+            self.note(reply)
+            if reply.problem is not None:
+                broken.append((probe, reply.problem))
+                stopped = sum(p.kind in ("hung", "killed", "exited") for _, p in broken)
+                if not probe.hard or stopped > 1:
+                    break  # what hangs twice would hang again
+                continue
+            changed |= set(reply.changed)
+            replies.append((probe, arguments, reply, self.wanted(arguments)))
+        ordinary = [p for p, _ in broken if not p.hard]
+        if ordinary or not replies:
+            probe, problem = broken[0]
+            where = f" ({problem.where})" if problem.where else ""
+            self.facets.append(
+                Facet("runs", False, f"{problem.says}{where}", [f"on {probe.shows}"])
+            )
+            return []
+        says = "it runs on every input"
+        details = [f"{p.shows}: {problem.says}" for p, problem in broken]
+        if broken:
+            says = f"it runs on ordinary inputs, and fails on {broken[0][0].shows}"
+        self.facets.append(Facet("runs", not broken, says, details))
+        shape = shape_facet(spec, [(p, reply, want) for p, _, reply, want in replies])
+        self.facets.append(shape)
+        if any(len(reply.outputs or ()) != len(spec.outputs) for _, _, reply, _ in replies):
+            return []
+        self.dtype = self.find_dtype(replies)
+        tried = []
+        for probe, arguments, reply, want in replies:
+            got = dict(zip(spec.outputs, reply.outputs or (), strict=True))
+            right = is_right(spec, got, want, arguments, self.dtype)
+            tried.append(Tried(probe, arguments, got, want, right))
+        for name, hard in (("values", False), ("hard inputs", True)):
+            some = [one for one in tried if one.probe.hard == hard]
+            self.facets.append(value_facet(spec, name, some, self.dtype))
+        if changed:
+            says = f"it changes its argument {', '.join(sorted(changed))}: copy before you write"
+            self.facets.append(Facet("purity", False, says))
+        else:
+            self.facets.append(Facet("purity", True, "it leaves its arguments as they are"))
+        found = diagnose(spec, tried, spec.forward, self.forward_answer, self.dtype)
+        self.diagnoses += [("forward", one) for one in found]
+        return tried
+
+    def note(self, reply: Reply) -> None:
+        """Keep what is worth saying about a call beside its numbers, once."""
+        lines = list(reply.notes)
+        if printed := reply.printed.strip():
+            lines.append(f"it prints: {printed.splitlines()[0][:70]}")
+        self.notes += [line for line in lines if line not in self.notes]
+
+    def find_dtype(self, replies: Sequence[Any]) -> str:
+        """Return the dtype in which the stranger seems to compute when float64 is asked for."""
+        names = [n for n in self.spec.outputs if n not in self.spec.exact]
+        dtypes = set()
+        for _, _, reply, want in replies:
+            for name, got in zip(self.spec.outputs, reply.outputs, strict=True):
+                if name in names and got.shape == want[name].shape:
+                    dtypes.add(computes_in(got, want[name], "float64"))
+        if dtypes == {"float32"} or (dtypes and "float64" not in dtypes):
+            self.notes.append("it computes in float32 also for float64 inputs: compared as float32")
+            return "float32"
+        return "float64"
+
+    def forward_answer(self, module: ModuleType, one: Tried) -> Answers:
+        """Return what a changed copy of our file answers."""
+        outputs = self.spec.run(module, self.make(one.probe))
+        return dict(zip(self.spec.outputs, map(np.asarray, outputs), strict=True))
+
+    def ask_dtype_and_determinism(self, tried: Sequence[Tried]) -> None:
+        """Run the ordinary input again, in float64 and in float32."""
+        probe = tried[0].probe
+        again: Reply = self.function.forward(self.make(probe))
+        seen = {} if again.problem else {"float64": again.dtypes}
+        single: Reply = self.function.forward(self.make(probe), dtype="float32")
+        if single.problem is None:
+            seen["float32"] = single.dtypes
+        if any(map(_is_float, tried[0].arguments.values())):
+            self.facets.append(dtype_facet(self.spec, seen))
+        else:
+            self.facets.append(Facet("dtype", None, "not asked: there are no float arrays"))
+        same = again.problem is None and all(
+            np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+            for a, b in zip(tried[0].got.values(), again.outputs or (), strict=False)
+        )
+        says = (
+            "the same inputs give the same numbers"
+            if same
+            else (
+                "two calls with the same inputs give different numbers: is dropout on, or a "
+                "generator shared, or something kept between calls?"
+            )
+        )
+        self.facets.append(Facet("determinism", same, says))
+
+    def ask_precision(self) -> None:
+        """Run some inputs in float32 and in half precision, against float64 on rounded inputs."""
+        spec = self.spec
+        for name, dtypes in (("float32", ("float32",)), ("half precision", HALVES)):
+            worst: dict[str, tuple[float, float]] = {}
+            problems: list[str] = []
+            for dtype in dtypes:
+                for probe in spec.probes:
+                    if name == "half precision" and probe.hard:
+                        continue
+                    arguments = rounded(self.make(probe), dtype)
+                    reply: Reply = self.function.forward(arguments, dtype=dtype)
+                    if reply.problem is not None:
+                        if not probe.hard and name == "float32":
+                            problems.append(f"{dtype}: {reply.problem.says}")
+                        continue
+                    want = self.wanted(arguments)
+                    allowed = limit(dtype, terms_of(arguments), spec.depth)
+                    for output, got in zip(spec.outputs, reply.outputs or (), strict=False):
+                        if output in spec.exact or got.shape != want[output].shape:
+                            continue
+                        off = float(units_off(got, want[output], dtype).max(initial=0.0))
+                        if off == np.inf:
+                            problems.append(
+                                f"{dtype}, {probe.shows}: NaN or infinity in {output}, where the "
+                                "right numbers are finite"
+                            )
+                        before = worst.get(dtype, (0.0, allowed))
+                        worst[dtype] = max(before, (off, allowed))
+            self.facets.append(precision_facet(name, worst, problems))
+
+    def ask_gradients(self, tried: Sequence[Tried], forward_right: bool) -> None:
+        """Compare gradients with ours, or, where forward is wrong, with differences of theirs."""
+        spec = self.spec
+        assert spec.pull is not None
+        asked = [one for one in tried if one.probe.gradient]
+        answers: list[Tried] = []
+        for one in asked:
+            dys = self.upstream(one)
+            reply: Reply = self.function.backward(self.make(one.probe), dys)
+            if reply.problem is not None:
+                says = f"backward: {reply.problem.says}"
+                self.facets.append(Facet("gradients", False, says, [f"on {one.probe.shows}"]))
+                return
+            got = {f"d{name}": g for name, g in reply.gradients.items() if g is not None}
+            with np.errstate(all="ignore"):
+                ours = spec.pull(right_module(spec), self.make(one.probe), dys)
+            if missing := [n for n in ours if f"d{n}" not in got]:
+                says = (
+                    f"there is no gradient of {', '.join(missing)}: is something detached, or "
+                    "not returned?"
+                )
+                self.facets.append(Facet("gradients", False, says))
+                return
+            want = {f"d{name}": np.asarray(g) for name, g in ours.items()}
+            got = {name: got[name] for name in want if name in got}
+            right = is_right(spec, got, want, one.arguments, self.dtype)
+            answers.append(Tried(one.probe, one.arguments, got, want, right))
+        if not answers:
+            return
+        if not forward_right:
+            self.ask_own_gradients(answers)
+            return
+        for name in answers[0].want:
+            answers_of = [one for one in answers if name in one.want]
+            some = [
+                Tried(
+                    one.probe,
+                    one.arguments,
+                    {name: one.got[name]},
+                    {name: one.want[name]},
+                    is_right(
+                        spec,
+                        {name: one.got[name]},
+                        {name: one.want[name]},
+                        one.arguments,
+                        self.dtype,
+                    ),
+                )
+                for one in answers_of
+            ]
+            shapes = {(one.got[name].shape, one.want[name].shape) for one in some}
+            bad = [pair for pair in shapes if pair[0] != pair[1]]
+            title = f"gradient of {name[1:]}"
+            if bad:
+                says = f"its shape is {bad[0][0]}, it must be that of {name[1:]}, {bad[0][1]}"
+                self.facets.append(Facet(title, False, says))
+            else:
+                self.facets.append(value_facet(spec, title, some, self.dtype))
+        found = diagnose(spec, answers, spec.backward, self.backward_answer, self.dtype)
+        self.diagnoses += [("backward", one) for one in found]
+        self.ask_twice(answers)
+
+    def ask_twice(self, answers: Sequence[Tried]) -> None:
+        """Run two forwards before two backwards: nothing may be kept outside the cache."""
+        two = [answers[0], answers[-1]]
+        wanted = [self.wanted(one.arguments) for one in two]
+        dys = [
+            self.upstream(Tried(one.probe, one.arguments, {}, want, True))
+            for one, want in zip(two, wanted, strict=True)
+        ]
+        replies = self.function.twice([self.make(one.probe) for one in two], dys)
+        purity = next(facet for facet in self.facets if facet.name == "purity")
+        for one, reply in zip(two, replies, strict=True):
+            same = reply.problem is None and all(
+                np.array_equal(got, reply.gradients.get(name[1:]), equal_nan=True)
+                for name, got in one.got.items()
+            )
+            if not same:
+                purity.ok = False
+                purity.says = (
+                    "two forwards before two backwards give other gradients than one after the "
+                    "other: something is kept outside the cache"
+                )
+                return
+        if purity.ok:
+            purity.says += ", and two forwards may come before two backwards"
+
+    def upstream(self, one: Tried) -> tuple[Array, ...]:
+        """Draw a random gradient for each float output: with ones, mistakes can hide."""
+        rng = np.random.default_rng([self.seed, 1, self.spec.probes.index(one.probe)])
+        return tuple(
+            np.asarray(rng.standard_normal(np.shape(one.want[name])))
+            for name in self.spec.outputs
+            if name not in self.spec.exact
+        )
+
+    def backward_answer(self, module: ModuleType, one: Tried) -> Answers:
+        """Return the gradients that a changed copy of our file gives."""
+        assert self.spec.pull is not None
+        first = Tried(one.probe, one.arguments, {}, self.wanted(one.arguments), True)
+        gradients = self.spec.pull(module, self.make(one.probe), self.upstream(first))
+        return {f"d{name}": np.asarray(g) for name, g in gradients.items()}
+
+    def ask_own_gradients(self, answers: Sequence[Tried]) -> None:
+        """Forward is wrong: does backward fit the forward that they wrote?"""
+        one = answers[0]
+        wrong = []
+        for name in one.got:
+            argument = name[1:]
+            pair = self.directional(one, argument, one.got[name])
+            if pair is None:
+                return
+            got, numerical = pair
+            scale = abs(numerical) + float(np.linalg.norm(one.got[name])) + 1e-30
+            if abs(got - numerical) > 1e-5 * scale:
+                wrong.append(argument)
+        if wrong:
+            says = (
+                f"forward is wrong, and the gradient of {', '.join(wrong)} does not fit it either"
+            )
+            self.facets.append(Facet("gradients", False, says))
+        else:
+            says = "backward fits the forward that you wrote: repair the forward only"
+            self.facets.append(Facet("gradients", None, says))
+
+    def directional(self, one: Tried, argument: str, gradient: Array) -> tuple[float, float] | None:
+        """Return the derivative along a random direction: by their backward, by their forward.
+
+        None where that cannot be had.
+        """
+        arguments = self.make(one.probe)
+        x = arguments[argument]
+        rng = np.random.default_rng([self.seed, 2])
+        direction = rng.standard_normal(x.shape)
+        step = 6e-6 * (float(np.sqrt(np.mean(x * x))) or 1.0)
+        if self.dtype == "float32":
+            step *= 1000
+        sides = []
+        dys = self.upstream(Tried(one.probe, one.arguments, {}, self.wanted(one.arguments), True))
+        floats = [n for n in self.spec.outputs if n not in self.spec.exact]
+        for sign in (1, -1):
+            moved = {**self.make(one.probe), argument: x + sign * step * direction}
+            reply: Reply = self.function.forward(moved)
+            if reply.problem is not None or reply.outputs is None:
+                return None
+            outputs = dict(zip(self.spec.outputs, reply.outputs, strict=True))
+            if any(outputs[n].shape != dy.shape for n, dy in zip(floats, dys, strict=True)):
+                return None  # of another shape than ours
+            sides.append(
+                sum(float((outputs[n] * dy).sum()) for n, dy in zip(floats, dys, strict=True))
+            )
+        return float((gradient * direction).sum()), (sides[0] - sides[1]) / (2 * step)
+
+
+def rounded(arguments: Arguments, dtype: str) -> Arguments:
+    """Return the float arrays rounded to a dtype, in float64: what the function is really given."""
+    return {
+        name: round_to(x, dtype).astype(np.float64) if _is_float(x) else x
+        for name, x in arguments.items()
+    }
+
+
+def _is_float(x: Any) -> bool:
+    return isinstance(x, np.ndarray) and x.dtype.kind == "f"

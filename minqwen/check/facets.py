@@ -1,0 +1,187 @@
+"""The questions that the checker asks of a stranger's function, each with a plain answer.
+
+runs             it can be called and gives arrays
+shape            every output has the right shape
+dtype            float32 in, float32 out; float64 in, float64 out
+values           right on ordinary inputs
+hard inputs      right on large, tiny, zero, single, repeated, hidden ones
+gradient of ...  of every input and weight
+purity           inputs are left as they are; two forwards may come before two backwards
+determinism      the same inputs give the same bits
+float32          as exact in float32 as rounding allows
+half precision   no overflow, and as exact as rounding allows, in float16 and bfloat16
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..backend import Array
+from .diagnose import Answers, Tried
+from .difference import Difference, find_difference, shape_difference
+from .limits import UNITS, limit, terms_of, units_off
+from .spec import Arguments, Probe, Spec
+
+
+@dataclass
+class Facet:
+    """One question and its answer."""
+
+    name: str
+    ok: bool | None  # None: not asked, or nothing can be said
+    says: str  # one plain sentence
+    details: list[str] = field(default_factory=list)
+    differences: dict[str, Difference] = field(default_factory=dict)  # by "probe: output"
+
+
+def shape_facet(spec: Spec, tried: Sequence[tuple[Probe, Any, Answers]]) -> Facet:
+    """Compare the number of outputs and their shapes.
+
+    Args:
+        spec: of the concept.
+        tried: input, the reply of the worker, our answers.
+    """
+    for probe, reply, want in tried:
+        if len(reply.outputs) != len(spec.outputs):
+            need = ", ".join(spec.outputs)
+            says = f"it returns {len(reply.outputs)} arrays, it must return {need}"
+            return Facet("shape", False, says)
+        for name, got in zip(spec.outputs, reply.outputs, strict=True):
+            if got.shape != want[name].shape:
+                text = shape_difference(got.shape, want[name].shape, spec.axes.get(name, "..."))
+                return Facet("shape", False, f"{name}, {probe.shows}: {text}")
+    return Facet("shape", True, "every output has the right shape")
+
+
+def dtype_facet(spec: Spec, seen: dict[str, tuple[str, ...]]) -> Facet:
+    """Say whether the outputs have the dtype of the inputs.
+
+    Args:
+        spec: of the concept.
+        seen: dtype of the inputs -> dtypes of the outputs.
+    """
+    wrong = []
+    for dtype, outputs in seen.items():
+        for name, got in zip(spec.outputs, outputs, strict=False):
+            if name not in spec.exact and got != dtype:
+                wrong.append(f"{name} is {got} for {dtype} inputs")
+    if not wrong:
+        return Facet("dtype", True, "the outputs have the dtype of the inputs")
+    says = wrong[0]
+    if "float64 for float32" in says:
+        says += ": a NumPy scalar or table of float64 in the sum widens all of it"
+    elif "float32 for float64" in says:
+        says += ": the function, or its library, computes in float32"
+    return Facet("dtype", False, says, wrong[1:])
+
+
+def value_facet(spec: Spec, name: str, tried: Sequence[Tried], dtype: str) -> Facet:
+    """Compare the numbers on some inputs.
+
+    Args:
+        spec: of the concept.
+        name: "values" or "hard inputs".
+        tried: inputs of that kind.
+        dtype: in which the stranger computes.
+    """
+    if not tried:
+        return Facet(name, None, "no input of this kind could be tried")
+    facet = Facet(name, True, "")
+    for one in tried:
+        facet.differences.update(differences(spec, one, dtype))
+    wrong = [one for one in tried if not one.right]
+    right = [one for one in tried if one.right]
+    if not wrong:
+        facet.says = f"right on {len(tried)} inputs: {listed(right)}"
+        return facet
+    facet.ok = False
+    errors = {name.split(": ")[0]: d.error for name, d in facet.differences.items()}
+    sizes = [f"{one.probe.name} ({size_word(errors.get(one.probe.name))})" for one in wrong]
+    facet.says = f"wrong on {len(wrong)} of {len(tried)} inputs: {', '.join(sizes)}"
+    if right:
+        facet.details.append(f"right: {listed(right)}")
+    return facet
+
+
+def size_word(error: float | None) -> str:
+    """Say how large an error is, over the scale of the right numbers.
+
+    >>> size_word(0.5), size_word(None)
+    ('off by 0.5', 'another shape')
+    """
+    return "another shape" if error is None else f"off by {error:.2g}"
+
+
+def listed(tried: Sequence[Tried]) -> str:
+    """Join the names of inputs."""
+    return ", ".join(one.probe.name for one in tried)
+
+
+def differences(spec: Spec, one: Tried, dtype: str) -> dict[str, Difference]:
+    """Return where a stranger's answers to one input part from ours, by "input: output"."""
+    found = {}
+    allowed = limit(dtype, terms_of(one.arguments), spec.depth)
+    for name, got in one.got.items():
+        want = one.want[name]
+        if np.shape(got) != np.shape(want):
+            continue
+        exact = name in spec.exact
+        axes = spec.axes.get(name.removeprefix("d"), spec.axes.get(name, "..."))
+        difference = find_difference(
+            got, want, axes, 0.5 if exact else allowed, "float64" if exact else dtype
+        )
+        if difference is not None:
+            found[f"{one.probe.name}: {name}"] = difference
+    return found
+
+
+def is_right(spec: Spec, got: Answers, want: Answers, arguments: Arguments, dtype: str) -> bool:
+    """Say whether all answers to one input are right, up to rounding."""
+    allowed = limit(dtype, terms_of(arguments), spec.depth)
+    for name, a in got.items():
+        b = want[name]
+        if np.shape(a) != np.shape(b):
+            return False
+        if name in spec.exact:
+            if not np.array_equal(a, b):
+                return False
+        elif (units_off(a, b, dtype) > allowed).any():
+            return False
+    return True
+
+
+def computes_in(got: Array, want: Array, asked: str) -> str:
+    """Return the dtype in which numbers seem to be computed: float32 where float64 was asked for.
+
+    An error between a tenth and 30 float32 units is that of rounding to float32 on the way.
+    """
+    if asked != "float64" or got.dtype == np.float32:
+        return asked if asked != "float64" else "float32"
+    off = units_off(got, want, "float64") * UNITS["float64"] / UNITS["float32"]
+    worst = float(off.max(initial=0.0))
+    return "float32" if 0.05 < worst < 30 else "float64"
+
+
+def precision_facet(
+    name: str, worst: dict[str, tuple[float, float]], problems: Sequence[str]
+) -> Facet:
+    """Say how exact the outputs are in low precision.
+
+    Args:
+        name: "float32" or "half precision".
+        worst: dtype -> largest error in units, and how much is allowed.
+        problems: what went wrong, in sentences.
+    """
+    if problems:
+        return Facet(name, False, problems[0], list(problems[1:]))
+    if not worst:
+        return Facet(name, None, "could not be tried")
+    parts, ok = [], True
+    for dtype, (units, allowed) in worst.items():
+        ok = ok and units <= allowed
+        parts.append(f"{dtype} {units:.3g} units of rounding ({allowed:g} allowed)")
+    return Facet(name, ok, "largest error over scale: " + ", ".join(parts))
