@@ -25,8 +25,12 @@ COMMANDS = {  # name -> one line; the rest stands in minqwen/commands/NAME.py
     "train-tokenizer": "Train a byte-pair tokenizer on text files.",
     "pretrain": "Train a model on text files; the same command goes on where it was stopped.",
     "generate": "Continue a text with a trained model, token by token.",
-    "lab": "Train small and measure: which long-context technique keeps perplexity low.",
-    "check": "Prove our own gradients: every concept, against central differences in float64.",
+    "upcycle": "Cut a trained dense model into experts, and say how far its outputs moved.",
+    "lab": "Train small and measure: long-context techniques, or a mixture of experts.",
+    "check": "Prove our own gradients, or check your function and be told what is wrong with it.",
+    "explain": "Explain a concept with numbers: formula, factors, every line, gradients, known mistakes.",
+    "trace": "Record every intermediate of a forward pass, and its gradients, in one file.",
+    "diff": "Find the first tensor at which two traces, or a model and transformers, part.",
 }
 WRONG_USE = (ValueError, TypeError, OSError, ImportError, NotImplementedError, RuntimeError)
 

@@ -480,6 +480,27 @@ LONG = {
         100,
         ["trained length 90; what acts", "; LogN from position 90 on; sees all tokens"],
     ),
+    "experts in every second layer": (
+        {
+            "model_type": "qwen2_moe",
+            "num_experts": 5,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 24,
+            "shared_expert_intermediate_size": 0,
+            "norm_topk_prob": True,
+            "decoder_sparse_step": 2,
+        },
+        100,
+        [
+            "F=384 E=5 K=2 Fe=24",
+            "layers 1,3: 5 experts of width 24, 2 for each token; their weights sum to 1",
+            "  model.layers.1,3.mlp.experts.gate_up_proj ",
+            "  model.layers.0,2.mlp.gate_proj.weight ",
+            "\ndecoder block 0,2, B=1 T=100\n",
+            "\ndecoder block 1,3, B=1 T=100\n",
+            "\n  activated parameters ",
+        ],
+    ),
     "not ours": (
         {"rope_scaling": {"rope_type": "longrope"}},
         100,

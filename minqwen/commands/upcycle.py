@@ -1,4 +1,4 @@
-"""Cut a trained dense model into a mixture of experts, and say how far outputs moved.
+"""Cut a trained dense model into experts, and say how far its outputs moved.
 
     minqwen upcycle runs/first --experts 16 --chosen 4 --width 96 --out runs/moe
     minqwen pretrain TEXTS --start-from runs/moe --out runs/further

@@ -106,6 +106,8 @@ def moe_backward(
         shared expert.
     """
     router, experts, shared, shape = cache
+    if dy.shape != shape:
+        raise ValueError(f"dy must have the shape of x, {shape}, got {dy.shape}")
     dy = dy.reshape(-1, shape[-1])  # (N, D)
     dx_experts, dexpert_weights, dw_gate_up, dw_down = moe_experts_backward(dy, experts)
     dx_router, dw_router = moe_router_backward(dexpert_weights, router, drouter_logits)

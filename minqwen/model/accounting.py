@@ -5,8 +5,8 @@ so 2 N Din Dout FLOPs. Attention takes 2 * 2 * T * S * H * Dh for scores and out
 attention needs half of it, since a query sees on average half of the keys. The backward pass takes
 the forward's FLOPs twice: once for the gradient of the inputs and once for that of the weights.
 
-In a mixture of experts a token passes through K of E experts. The parameters that work on it are the
-activated ones: all but those of E - K experts in each sparse layer.
+In a mixture of experts a token passes through K of E experts. The parameters that work on it are
+the activated ones: all but those of E - K experts in each sparse layer.
 
 Norms, rotations and activations are left out, a thousandth of the whole in the published sizes, and
 so is what block_attention computes twice in its backward pass.
@@ -73,11 +73,18 @@ def block_operations(
     pairs = B * H * (W * (W + 1) // 2 + (T - W) * W)  # (query, key) that causal attention looks at
     places = 1 if config.dual_chunk_attention_config is None else 3  # DCA turns q three ways
     stream = (B, T, D)
+    norms = [
+        Operation(f"self_attn.{x}_norm", f"B {letter} T Dh", (B, heads, T, Dh), 0, kept)
+        for x, letter, heads in (("q", "H", H), ("k", "Hkv", Hkv))
+        for kept in [N * heads * (Dh + 1)]  # the input, and a number for each vector
+        if config.qk_norm
+    ]
     attention = [
         Operation("input_layernorm", "B T D", stream, 0, 2 * N * D + N),
         Operation("self_attn.q_proj", "B T H*Dh", (B, T, H * Dh), 2 * N * D * H * Dh, 0),
         Operation("self_attn.k_proj", "B T Hkv*Dh", (B, T, Hkv * Dh), 2 * N * D * Hkv * Dh, 0),
         Operation("self_attn.v_proj", "B T Hkv*Dh", (B, T, Hkv * Dh), 2 * N * D * Hkv * Dh, 0),
+        *norms,
         Operation("self_attn.q_rope", "B H T Dh", (B, H, T, Dh), 0, places * N * H * Dh),
         Operation("self_attn.k_rope", "B Hkv T Dh", (B, Hkv, T, Dh), 0, 2 * N * Hkv * Dh),
         Operation(

@@ -25,7 +25,7 @@ from .long_context_fields import (
     check_long_context,
     unsupported_long_context,
 )
-from .moe_fields import MOE_FIELDS, MOE_TYPES, check_moe, read_moe, sparse_layers
+from .moe_fields import MOE_FIELDS, MOE_TYPES, check_moe, read_type, sparse_layers
 from .qwen1 import config_from_qwen1
 
 MODEL_TYPES = ("qwen", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
@@ -135,6 +135,8 @@ class QwenConfig:
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
         check_moe(self)
+        # transformers takes no whole number here
+        self.router_aux_loss_coef = float(self.router_aux_loss_coef)
         check_long_context(self)
         if self.hidden_act != "silu":
             raise ValueError(f'hidden_act must be "silu", got {self.hidden_act!r}')
@@ -163,10 +165,7 @@ class QwenConfig:
         require_known_type(model_type)
         if model_type == "qwen":
             values = config_from_qwen1(values)
-        elif model_type.startswith("qwen3"):
-            values.setdefault("attention_bias", False)
-        if model_type in MOE_TYPES:
-            values = read_moe(values)
+        values = read_type(values)
         values |= read_rope(values)
         for name in ("architectures", "auto_map", "torch_dtype", "dtype"):
             values.pop(name, None)  # about files and code, not about the model

@@ -13,6 +13,8 @@ gate_up_proj holds the Fe rows of gate_proj and below them the Fe rows of up_pro
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from ..backend import Array
@@ -40,8 +42,11 @@ def stack_experts(stored: dict[str, Stored], config: QwenConfig) -> dict[str, St
     problems = []
     for i, sparse in enumerate(sparse_layers(config)):
         name = f"model.layers.{i}.mlp.experts"
-        if not sparse or not any(f"{name}.0.{part}" in stored for part in PARTS):
+        one_by_one = any(re.match(rf"{re.escape(name)}\.\d+\.", key) for key in stored)
+        if not sparse or not one_by_one:
             continue  # dense, or stacked already
+        if f"{name}.gate_up_proj" in stored or f"{name}.down_proj" in stored:
+            problems.append(f"{name} is there twice, one by one and stacked")
         parts: dict[str, list[Stored]] = {part: [] for part in PARTS}
         for e in range(config.num_experts):
             for part, shape in shapes.items():
@@ -77,8 +82,8 @@ def read(*parts: list[Stored]) -> Array:
             value = tensor.read()
             if stack is None:
                 stack = np.empty(shape, value.dtype)
-            if value.dtype != stack.dtype:
-                raise ValueError(f"experts of mixed dtypes: {stack.dtype} and {value.dtype}")
+            if value.dtype != stack.dtype:  # of several precisions the widest
+                stack = stack.astype(np.promote_types(stack.dtype, value.dtype), copy=False)
             stack[e, start : start + height] = value
             start += height
     assert stack is not None  # there is an expert

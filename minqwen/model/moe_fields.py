@@ -33,8 +33,16 @@ RELEASED: dict[str, dict[str, Any]] = {
         "num_experts_per_tok": 4,
         "moe_intermediate_size": 1408,
         "shared_expert_intermediate_size": 5632,
+        "num_key_value_heads": 16,
     },
-    "qwen3_moe": {"num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768},
+    "qwen3": {"num_key_value_heads": 32, "head_dim": 128, "attention_bias": False},
+    "qwen3_moe": {
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 768,
+        "num_key_value_heads": 4,
+        "attention_bias": False,
+    },
 }
 
 
@@ -56,22 +64,34 @@ def sparse_layers(config: QwenConfig) -> tuple[bool, ...]:
     )
 
 
-def read_moe(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a config.json of a mixture of experts under our names.
+def read_type(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a config.json of a mixture of experts, or of Qwen3, under our names.
 
     As transformers reads them: qwen2_moe calls attention_bias qkv_bias, newer files of qwen3_moe
-    call num_experts num_local_experts, a window of 0 is none, and what is missing has the value of
-    the first released model.
+    call num_experts num_local_experts, a window of 0 is none, qwen3_moe has no layer_types, and
+    what is missing has the value of the first released model.
+
+    Raises:
+        ValueError: a size of the experts is null.
     """
-    values = dict(values)
-    for ours, theirs in (("num_experts", "num_local_experts"), ("attention_bias", "qkv_bias")):
-        if theirs in values:
-            values.setdefault(ours, values.pop(theirs))
-    if values.get("sliding_window") == 0:
-        values["sliding_window"] = None
-    if values.get("mlp_only_layers", 0) is None:
-        del values["mlp_only_layers"]
-    return RELEASED[values["model_type"]] | values
+    values, kind = dict(values), values["model_type"]
+    if kind == "qwen2_moe":
+        values.pop("attention_bias", None)
+        values["attention_bias"] = values.pop("qkv_bias", True)
+    if kind == "qwen3_moe":
+        if "num_local_experts" in values:
+            values["num_experts"] = values.pop("num_local_experts")
+        values.pop("layer_types", None)
+    if kind in MOE_TYPES:
+        if values.get("sliding_window") == 0:
+            values["sliding_window"] = None
+        if values.get("mlp_only_layers", 0) is None:
+            del values["mlp_only_layers"]
+        for name in MOE_FIELDS[:3]:
+            if values.get(name, 0) is None:
+                raise ValueError(f"{name} must be a whole number, got None")
+    left_out = {k: v for k, v in RELEASED.get(kind, {}).items() if values.get(k) is None}
+    return values | left_out
 
 
 def check_moe(config: QwenConfig) -> None:

@@ -125,8 +125,14 @@ def router_loss_backward(dloss: Array | float, cache: RouterLossCache) -> list[A
     return drouter_logits
 
 
-def expert_counts(routers: Sequence[MoeRouterCache]) -> Array:
-    """Count how often each expert was chosen, (sparse layers, E), on the routers' device."""
+def expert_counts(routers: Sequence[MoeRouterCache], real: Array | None = None) -> Array:
+    """Count how often each expert was chosen by real tokens, (sparse layers, E) int.
+
+    Args:
+        routers: of the sparse layers.
+        real: (B, T) bool, False for padding, or None.
+    """
+    real = None if real is None else real.reshape(-1)
     xp, E = array_module(routers[0].router_logits), routers[0].router_logits.shape[1]
-    counts: Array = xp.stack([count_choices(router.expert_ids, E) for router in routers])
+    counts: Array = xp.stack([count_choices(router.expert_ids, E, real) for router in routers])
     return counts

@@ -17,7 +17,7 @@ The gradient runs the list backwards. q, k and v all read the same x: their grad
 Paper:    Qwen Technical Report, 2.3.1 Architecture: RoPE, a bias on q, k and v; 2.3.2: LogN and
           windows. Qwen2 Technical Report, "Qwen2 Dense Model": grouped key/value heads, DCA.
 Origin:   Vaswani et al. 2017, arXiv:1706.03762.
-Differs:  nothing. q_norm and k_norm are in neither report: Qwen3 Technical Report, arXiv:2505.09388.
+Differs:  nothing. q_norm and k_norm are in neither report, but in Qwen3's, arXiv:2505.09388.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -148,7 +149,7 @@ def upcycle(
     moe = replace(
         config,
         model_type="qwen3_moe" if config.model_type == "qwen3" else "qwen2_moe",
-        layer_types=window_types(config),
+        **keep_windows(config),
         num_experts=E,
         num_experts_per_tok=K,
         moe_intermediate_size=Fe,
@@ -295,9 +296,15 @@ def starts_equal(
     return weights and whole and shared
 
 
-def window_types(config: QwenConfig) -> list[str] | None:
-    """Return layer_types that keep every layer's window: qwen2_moe has another rule than qwen2."""
-    if config.layer_types is not None or not config.use_sliding_window:
-        return config.layer_types
-    windows = layer_windows(replace(config, layer_windows=None))
-    return [LAYER_TYPES[window is not None] for window in windows]
+def keep_windows(config: QwenConfig) -> dict[str, Any]:
+    """Return fields that keep every layer's window: the rules of mixtures are others than qwen2's.
+
+    qwen3_moe knows no layer_types; there our own layer_windows say it, which transformers passes
+    over.
+    """
+    if config.layer_windows is not None or not config.use_sliding_window:
+        return {}
+    windows = layer_windows(config)
+    if config.model_type == "qwen3":
+        return {"layer_windows": list(windows), "layer_types": None}
+    return {"layer_types": [LAYER_TYPES[window is not None] for window in windows]}

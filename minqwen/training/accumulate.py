@@ -20,8 +20,9 @@ The mistake to avoid is the mean of the pieces' means, share_i = 1 / pieces. It 
 all pieces count equally many tokens; otherwise a token weighs more where few others count.
 
 A mixture of experts has losses on its routers too (model/router_loss.py), and the balance loss is
-no mean over tokens: it multiplies two means. Each piece is balanced by itself, with the same share,
-as in transformers; so here the pieces do not add up to the batch, but nearly.
+no mean over tokens: it multiplies two means. Each piece is balanced by itself, with the same share;
+so here the pieces do not add up to the batch, but nearly. (transformers 5.24 adds the balance loss
+of every piece in full: four pieces balance four times as hard.)
 
 Paper:    Qwen Technical Report, 2.4 Training: batches of 4M tokens. How they were cut is not
           published.
@@ -51,6 +52,7 @@ class Batch(NamedTuple):
     input_ids: Array  # (B, T) int, on the host
     labels: Array  # (B, T) int, the token after each input; IGNORED (-100) does not count
     loss_mask: Array | None = None  # (B, T) bool, True = counts; None = all
+    real: Array | None = None  # (B, T) bool, False = padding, which no token sees; None = none
 
 
 def as_batch(rows: Array) -> Batch:
@@ -144,7 +146,9 @@ def _piece(
     A function of its own, so that all activations are freed before the next piece begins. The
     numbers stay on the device.
     """
-    logits, cache = language_model_forward(params, config, batch.input_ids, training=True, rng=rng)
+    logits, cache = language_model_forward(
+        params, config, batch.input_ids, attention_mask=batch.real, training=True, rng=rng
+    )
     assert cache is not None  # without kv_cache there is one
     loss, loss_cache = cross_entropy_forward(logits, *_on_device(batch, logits))
     dlogits = cross_entropy_backward(share, loss_cache)
@@ -152,10 +156,11 @@ def _piece(
     if not routers:
         return loss * share, 0.0, 0, language_model_backward(dlogits, cache)
     coef = config.router_aux_loss_coef
-    _, balance, router_cache = router_loss_forward(routers, coef, **options)
+    real = None if batch.real is None else array_module(logits).asarray(batch.real)
+    _, balance, router_cache = router_loss_forward(routers, coef, real, **options)
     drouter_logits = router_loss_backward(share, router_cache)
     grads = language_model_backward(dlogits, cache, drouter_logits)
-    return loss * share, balance * share, expert_counts(routers), grads
+    return loss * share, balance * share, expert_counts(routers, real), grads
 
 
 class Evaluation(NamedTuple):

@@ -28,7 +28,11 @@ from minqwen.check.specs import names as spec_names
 from minqwen.check.specs import spec
 from minqwen.layers import rmsnorm, swiglu
 
-SMALL = [n for n in all_names() if n not in ("language_model", "decoder_block", "self_attention")]
+NAMES = [
+    pytest.param(name, marks=pytest.mark.slow) if name == "language_model" else name
+    for name in all_names()
+]
+LOOPS = ("rmsnorm", "cross_entropy", "moe_experts", "flash_attention", "bpe_merges", "dropout")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +42,7 @@ def page():
     return lambda name: made.setdefault(name, explain(name))
 
 
-@pytest.mark.parametrize("name", all_names())
+@pytest.mark.parametrize("name", NAMES)
 def test_every_name_has_a_page(name, page):
     e = page(name)
     text = text_of(e)
@@ -55,7 +59,7 @@ def test_every_name_has_a_page(name, page):
     assert e.report
 
 
-@pytest.mark.parametrize("name", all_names())
+@pytest.mark.parametrize("name", NAMES)
 def test_gradients_agree_with_central_differences(name, page):
     e = page(name)
     for gradient in e.gradients:
@@ -99,7 +103,7 @@ def test_the_seed_changes_the_numbers_and_nothing_else():
     assert [step.code for step in a.forward] == [step.code for step in b.forward]
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", LOOPS)
 def test_pages_do_not_change_from_run_to_run(name, page):
     assert text_of(explain(name)) == text_of(page(name))
 
@@ -177,7 +181,7 @@ def test_watching_puts_the_tracer_back_also_after_an_error():
         sys.settrace(before)
 
 
-@pytest.mark.parametrize("name", all_names())
+@pytest.mark.parametrize("name", NAMES)
 def test_watching_changes_no_result(name, page):
     e = page(name)
     it = subject(name)

@@ -216,7 +216,19 @@ def test_errors():
     with pytest.raises(ValueError, match="shared must be four arrays or None, got 3 arrays"):
         moe_forward(x, w_router, w_gate_up, w_down, 2, shared=shared_of(7)[:3])
     _, cache = moe_forward(x, w_router, w_gate_up, w_down, 2)
-    with pytest.raises(ValueError, match=r"dy must have shape \(N=13, D=7\), got \(12, 7\)"):
+    with pytest.raises(ValueError, match=r"dy must have the shape of x, \(13, 7\), got \(12, 7\)"):
         moe_backward(np.ones((12, 7)), cache)
     with pytest.raises(ValueError, match=r"drouter_logits must have shape \(N=13, E=5\), got"):
         moe_backward(x, cache, np.ones((13, 4)))
+
+
+@pytest.mark.parametrize("shape", [(5, 1, 4), (2, 10), (10, 2), (20,)])
+def test_a_gradient_of_another_shape_is_refused(shape):
+    """As many numbers, but rows and batch mixed up."""
+    rng = np.random.default_rng(0)
+    x, w_router, w_gate_up, w_down = (
+        rng.standard_normal(s) for s in ((1, 5, 4), (3, 4), (3, 6, 4), (3, 4, 3))
+    )
+    _, cache = moe_forward(x, w_router, w_gate_up, w_down, 2)
+    with pytest.raises(ValueError, match=r"dy must have the shape of x, \(1, 5, 4\), got"):
+        moe_backward(np.ones(shape), cache)

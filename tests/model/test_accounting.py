@@ -51,6 +51,8 @@ def kept_numbers(tree, params):
         EXPERTS,
         {**EXPERTS, "shared_expert_intermediate_size": 11},
         {**EXPERTS, "decoder_sparse_step": 2, "num_hidden_layers": 3},
+        {"model_type": "qwen3", "attention_bias": False},
+        {**EXPERTS, "model_type": "qwen3_moe", "attention_bias": False},
     ],
 )
 def test_activations_are_what_the_cache_holds(changes):

@@ -40,7 +40,7 @@ def test_published_parameter_counts(name, parameters):
 
 
 def test_there_is_a_count_for_every_preset_and_a_list_in_the_error():
-    assert len(PRESETS) == 7
+    assert len(PRESETS) == 9
     with pytest.raises(ValueError, match=r"no preset 'qwen9'; there are qwen-1\.8b, qwen-7b"):
         preset("qwen9")
 
@@ -136,7 +136,10 @@ def test_missing_fields_and_broken_files_are_named(tmp_path):
         ({"rope_scaling": {"rope_type": "longrope", "factor": 4.0}}, "rope_scaling"),
         ({"rope_scaling": {"type": "mrope"}}, "rope_scaling"),
         ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e6}}, "rope_scaling"),
-        ({"model_type": "qwen3", "attention_bias": True}, "attention_bias, .* o_proj too"),
+        (
+            {"model_type": "qwen3", "attention_bias": True, "num_key_value_heads": 6},
+            "attention_bias, .* o_proj too",
+        ),
     ],
 )
 def test_what_is_not_computed_yet_is_refused_and_not_ignored(extra, what):

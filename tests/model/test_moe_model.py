@@ -180,6 +180,21 @@ def test_the_balance_of_layers_is_their_mean_and_even_routing_gives_k():
     assert abs(balance - 3.0) < 1e-12  # K, though ties send every token to experts 0 1 2
 
 
+def test_padding_is_left_out_of_the_z_loss_and_of_the_counts():
+    config = small_config(**MOE)
+    params = random_params(config)
+    real = np.ones(IDS.shape, bool)
+    real[1, :4] = False
+    found = []
+    for ids in (IDS, np.where(real, IDS, 60 - IDS)):
+        _, cache = language_model_forward(params, config, ids, attention_mask=real)
+        routers = router_caches(cache)
+        found.append(router_loss_forward(routers, 0.0, real, z_coef=1.0)[0])
+        assert expert_counts(routers, real).sum() == 2 * 3 * real.sum()
+    assert abs(found[0] - found[1]) < 1e-12
+    assert abs(router_loss_forward(routers, 0.0, z_coef=1.0)[0] - found[1]) > 1e-3
+
+
 def test_padding_is_left_out_of_the_balance():
     config = small_config(**MOE)
     params = random_params(config)
@@ -323,6 +338,9 @@ def test_which_layers_slide_in_a_mixture_of_experts():
     assert of(sliding_window=None) == (None,) * 5
     kinds = ["full_attention"] * 4 + ["sliding_attention"]
     assert of(layer_types=kinds) == (None,) * 4 + (4,)
+    values = {**MOE, **QWEN3, "num_hidden_layers": 5, "use_sliding_window": True}
+    values = small_config(**values, sliding_window=4).to_dict()
+    assert layer_windows(QwenConfig.from_dict({**values, "layer_types": kinds})) == (4,) * 5
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -335,24 +353,50 @@ def test_a_config_goes_into_a_file_and_comes_back(case):
     assert values["architectures"] == [f"{name}ForCausalLM"]
 
 
+def test_nested_fields_are_copies():
+    layers = [1]
+    config = small_config(**MOE, mlp_only_layers=layers)
+    layers.append(0)
+    config.to_dict()["mlp_only_layers"].append(0)
+    assert config.mlp_only_layers == [1]
+
+
+def test_a_whole_number_for_the_coefficient_becomes_a_float():
+    """transformers refuses a file with a 0 there."""
+    coef = small_config(**{**MOE, "router_aux_loss_coef": 0}).to_dict()["router_aux_loss_coef"]
+    assert isinstance(coef, float)
+
+
 def test_fields_of_files_under_other_names_or_missing():
     values = small_config(**MOE).to_dict()
     assert values["qkv_bias"] is True
     assert "attention_bias" not in values
     assert not QwenConfig.from_dict({**values, "qkv_bias": False}).attention_bias
+    both = {**values, "qkv_bias": False, "attention_bias": True}
+    assert not QwenConfig.from_dict(both).attention_bias
+    with pytest.raises(ValueError, match="num_experts must be a whole number, got None"):
+        QwenConfig.from_dict({**values, "num_experts": None})
     assert QwenConfig.from_dict({**values, "sliding_window": 0}).sliding_window is None
     assert QwenConfig.from_dict({**values, "mlp_only_layers": None}).mlp_only_layers == []
     values = small_config(**{**MOE, **QWEN3}).to_dict()
     values["num_local_experts"] = values.pop("num_experts")
     assert QwenConfig.from_dict(values).num_experts == 7
+    assert QwenConfig.from_dict({**values, "num_experts": 9}).num_experts == 7
+    assert not QwenConfig.from_dict(
+        {k: v for k, v in values.items() if "bias" not in k}
+    ).attention_bias
     bare = {"model_type": "qwen3_moe", "vocab_size": 9, "hidden_size": 8, "intermediate_size": 8}
-    bare |= {"num_hidden_layers": 1, "num_attention_heads": 2}
+    bare |= {"num_hidden_layers": 1, "num_attention_heads": 32, "head_dim": 4}
     config = QwenConfig.from_dict(bare)
+    assert config.num_key_value_heads == 4
     assert (config.num_experts, config.num_experts_per_tok, config.moe_intermediate_size) == (
         *(128, 8, 768),
     )
     config = QwenConfig.from_dict({**bare, "model_type": "qwen2_moe"})
     assert (config.num_experts, config.shared_expert_intermediate_size) == (60, 5632)
+    assert (config.num_experts_per_tok, config.num_key_value_heads) == (4, 16)
+    dense = QwenConfig.from_dict({**bare, "model_type": "qwen3", "head_dim": None})
+    assert (dense.num_key_value_heads, dense.head_dim, dense.attention_bias) == (32, 128, False)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -384,6 +428,16 @@ def test_experts_in_files_stacked(tmp_path):
         np.testing.assert_array_equal(loaded[name], w)
 
 
+def test_more_than_ten_experts_stay_in_order(tmp_path):
+    """In the order of text, 10 would come before 2."""
+    config = small_config(**{**MOE, "num_experts": 13})
+    params = random_params(config, dtype="float32")
+    save_checkpoint(tmp_path / "m", config, params, file_format="npz")
+    _, loaded = load_checkpoint(tmp_path / "m")
+    for name, w in params.items():
+        np.testing.assert_array_equal(loaded[name], w)
+
+
 def test_where_an_expert_stands_in_the_stack():
     rng = np.random.default_rng(0)
     gate_up, down = rng.standard_normal((3, 10, 4)), rng.standard_normal((3, 4, 5))
@@ -401,7 +455,11 @@ def test_where_an_expert_stands_in_the_stack():
         ("missing", r"the experts do not fit the config: missing .*experts\.4\.up_proj\.weight"),
         ("extra", r"extra model\.layers\.1\.mlp\.experts\.7\.up_proj\.weight"),
         ("shape", r"experts\.4\.up_proj\.weight \(5, 28\) instead of \(5, 29\)"),
-        ("dtype", "experts of mixed dtypes: float32 and float64"),
+        (
+            "expert 0",
+            r"do not fit the config: missing model\.layers\.1\.mlp\.experts\.0\.down_proj",
+        ),
+        ("both layouts", r"layers\.1\.mlp\.experts is there twice, one by one and stacked"),
         ("all of a layer", r"missing model\.layers\.1\.mlp\.experts\.down_proj, model\.layers\.1"),
     ],
 )
@@ -417,13 +475,31 @@ def test_experts_that_do_not_fit_are_named(tmp_path, damage, message):
         parts[name.replace("4", "7")] = parts[name]
     elif damage == "shape":
         parts[name] = parts[name][:, :-1]
-    elif damage == "dtype":
-        parts[name] = parts[name].astype("float64")
+    elif damage == "expert 0":
+        parts = {k: w for k, w in parts.items() if "layers.1.mlp.experts.0." not in k}
+    elif damage == "both layouts":
+        stack = "model.layers.1.mlp.experts.gate_up_proj"
+        parts[stack] = params[stack]
     else:
         parts = {k: w for k, w in parts.items() if "layers.1.mlp.experts" not in k}
     np.savez(tmp_path / "m" / "model.npz", **parts)
     with pytest.raises(ValueError, match=message):
         load_checkpoint(tmp_path / "m")
+
+
+def test_experts_of_several_precisions_become_the_widest(tmp_path):
+    config = small_config(**MOE)
+    params = random_params(config, dtype="float32")
+    save_checkpoint(tmp_path / "m", config, params, file_format="npz")
+    parts = split_experts(params)
+    for name in parts:
+        if ".experts.0." in name:
+            parts[name] = parts[name].astype("float16")
+    np.savez(tmp_path / "m" / "model.npz", **parts)
+    _, loaded = load_checkpoint(tmp_path / "m")
+    for name, w in params.items():
+        assert loaded[name].dtype == np.float32
+        np.testing.assert_allclose(loaded[name], w, rtol=1e-3, atol=1e-3)
 
 
 def test_published_sizes():
@@ -442,6 +518,9 @@ def test_published_sizes():
     assert found.parameters == total == 57_408_658_944
     assert found.activated_parameters == total - L * (E - K) * 3 * D * Fe == 14_249_270_784
     assert found.activated_parameters - found.embedding_parameters == 13_160_193_536
+    half = dataclasses.replace(large, decoder_sparse_step=2)
+    found = cost(half, 1, 1)
+    assert found.activated_parameters == found.parameters - 14 * (E - K) * 3 * D * Fe
     dense = cost(preset("qwen2-7b"), 1, 1)
     assert dense.activated_parameters == dense.parameters
 

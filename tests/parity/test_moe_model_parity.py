@@ -225,12 +225,18 @@ def test_we_open_what_transformers_saves(tmp_path, case, layout):
 @pytest.mark.parametrize("kind", ["qwen2_moe", "qwen3_moe"])
 def test_a_config_with_fields_left_out_is_read_as_transformers_reads_it(tmp_path, kind):
     bare = {"model_type": kind, "vocab_size": 61, "hidden_size": 32, "intermediate_size": 16}
-    bare |= {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4}
+    bare |= {"num_hidden_layers": 2, "num_attention_heads": 32, "head_dim": 4}
     (tmp_path / "config.json").write_text(json.dumps(bare), encoding="utf-8")
     ours = QwenConfig.from_pretrained(tmp_path)
     theirs = transformers.AutoConfig.from_pretrained(tmp_path)
     names = ["num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob"]
-    names += ["router_aux_loss_coef", "decoder_sparse_step", "mlp_only_layers", "rms_norm_eps"]
+    names += [
+        "num_key_value_heads",
+        "router_aux_loss_coef",
+        "decoder_sparse_step",
+        "mlp_only_layers",
+        "rms_norm_eps",
+    ]
     for name in names:
         assert getattr(ours, name) == getattr(theirs, name), name
     again = transformers_config(ours)

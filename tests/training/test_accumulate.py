@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from training.small_run import CONFIG, ROWS
 
+from minqwen.layers.cross_entropy import cross_entropy_forward
 from minqwen.model.init import init_params
+from minqwen.model.language_model import language_model_forward, router_caches
+from minqwen.model.router_loss import expert_counts, router_loss_forward
 from minqwen.training.accumulate import Batch, as_batch, count_tokens, evaluate, loss_and_grads
 
 NO_DROPOUT = dataclasses.replace(CONFIG, dropout=0.0)
@@ -22,7 +25,7 @@ def unequal_pieces():
     mask = rng.random((7, 5)) < np.linspace(0.1, 1, 7)[:, None]  # few tokens count in the first
     batch = Batch(ROWS[:7, :-1], ROWS[:7, 1:], mask)
     cuts = [slice(0, 3), slice(3, 4), slice(4, 7)]
-    return batch, [Batch(*(part[cut] for part in batch)) for cut in cuts]
+    return batch, [Batch(*(part[cut] for part in batch[:3])) for cut in cuts]
 
 
 def largest_difference(grads, others):
@@ -74,3 +77,77 @@ def test_evaluate_is_the_mean_over_tokens_whatever_the_pieces(params):
     whole = loss_and_grads(params, NO_DROPOUT, [as_batch(ROWS)]).loss
     for size in (1, 4, 13, 100):
         assert evaluate(params, CONFIG, ROWS, size).loss == pytest.approx(whole, rel=1e-12)
+
+
+EXPERTS = dataclasses.replace(
+    NO_DROPOUT,
+    model_type="qwen2_moe",
+    num_hidden_layers=2,
+    num_experts=5,
+    num_experts_per_tok=2,
+    moe_intermediate_size=3,
+    shared_expert_intermediate_size=4,
+    router_aux_loss_coef=0.4,
+)
+
+
+@pytest.mark.parametrize("options", [{}, {"z_loss_coef": 0.3, "pool_router_layers": True}])
+def test_the_gradient_of_uneven_pieces_with_losses_on_routers(options):
+    """Each piece has its share of all losses, also of those on the routers."""
+    params = init_params(EXPERTS, np.random.default_rng(3), dtype="float64")
+    params = {k: w * (10 if w.ndim > 1 else 1) for k, w in params.items()}
+    _, pieces = unequal_pieces()
+    counts = [count_tokens(piece) for piece in pieces]
+    assert len(set(counts)) > 1
+
+    def total(params):
+        loss = 0.0
+        for piece, n in zip(pieces, counts, strict=True):
+            logits, cache = language_model_forward(params, EXPERTS, piece.input_ids)
+            words, _ = cross_entropy_forward(logits, piece.labels, piece.loss_mask)
+            extra, balance, _ = router_loss_forward(
+                router_caches(cache),
+                0.4,
+                z_coef=options.get("z_loss_coef", 0.0),
+                pool_layers=options.get("pool_router_layers", False),
+            )
+            loss += n / sum(counts) * (words + extra)
+        return loss
+
+    found = loss_and_grads(params, EXPERTS, pieces, **options)
+    rng = np.random.default_rng(4)
+    for name, w in params.items():
+        direction = rng.standard_normal(w.shape)
+        sides = [total({**params, name: w + s * 1e-6 * direction}) for s in (1, -1)]
+        got, want = (found.grads[name] * direction).sum(), (sides[0] - sides[1]) / 2e-6
+        assert abs(got - want) < 1e-6 * (np.sqrt((found.grads[name] ** 2).sum()) + 1e-3), name
+
+
+def test_the_use_of_experts_is_counted_over_all_pieces():
+    params = init_params(EXPERTS, np.random.default_rng(3), dtype="float64")
+    batch = as_batch(ROWS[:6])
+    pieces = [as_batch(ROWS[:1]), as_batch(ROWS[1:4]), as_batch(ROWS[4:6])]
+    whole = loss_and_grads(params, EXPERTS, [batch])
+    assert loss_and_grads(params, EXPERTS, pieces).max_load == pytest.approx(whole.max_load)
+    _, cache = language_model_forward(params, EXPERTS, batch.input_ids)
+    counts = expert_counts(router_caches(cache))
+    assert whole.max_load == pytest.approx(counts.max() / counts.sum(axis=1)[0] * 5)
+    for size in (1, 4, 13):
+        load = evaluate(params, EXPERTS, ROWS[:6], size).expert_load
+        np.testing.assert_allclose(load, counts / counts.sum(axis=1, keepdims=True))
+
+
+def test_padding_is_no_token():
+    """Neither for attention nor for the balance of the experts, whatever ids stand there."""
+    params = init_params(EXPERTS, np.random.default_rng(3), dtype="float64")
+    rows = ROWS[:3]
+    real = np.ones((3, 5), bool)
+    real[0, 3:] = real[2, 1:] = False
+    found = []
+    for ids in (rows[:, :-1], np.where(real, rows[:, :-1], 7)):
+        batch = Batch(ids, np.where(real, rows[:, 1:], -100), real=real)
+        found.append(loss_and_grads(params, EXPERTS, [batch]))
+    assert found[0].loss == pytest.approx(found[1].loss, rel=1e-12)
+    assert found[0].aux_loss == pytest.approx(found[1].aux_loss, rel=1e-12)
+    assert found[0].max_load == pytest.approx(found[1].max_load)
+    assert largest_difference(found[0].grads, found[1].grads) < 1e-9

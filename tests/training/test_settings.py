@@ -32,6 +32,9 @@ def test_the_defaults_are_those_of_the_report():
         ({"steps": True}, "steps must be a whole number, at least 1, got True"),
         ({"max_norm": 0.0}, r"max_norm must be positive, got 0\.0"),
         ({"max_norm": math.nan}, "max_norm must be positive, got nan"),
+        ({"z_loss_coef": -0.1}, r"z_loss_coef must be 0 or more, got -0\.1"),
+        ({"z_loss_coef": math.nan}, "z_loss_coef must be 0 or more, got nan"),
+        ({"router_loss_pooled": 1}, "router_loss_pooled must be true or false, got 1"),
         ({"max_norm": None}, "max_norm must be an int or a float, got None"),
         ({"peak_lr": "0.1"}, "peak_lr must be an int or a float, got '0.1'"),
         ({"eps": np.float32(1e-8)}, "eps must be an int or a float"),  # JSON cannot hold it
