@@ -28,7 +28,7 @@ COMMANDS = {  # name -> one line; the rest stands in minqwen/commands/NAME.py
     "upcycle": "Cut a trained dense model into experts, and say how far its outputs moved.",
     "lab": "Train small and measure: long-context techniques, or a mixture of experts.",
     "check": "Prove our own gradients, or check your function and be told what is wrong with it.",
-    "explain": "Explain a concept with numbers: formula, factors, every line, gradients, known mistakes.",
+    "explain": "Explain a concept with numbers: formula, every line, gradients, known mistakes.",
     "trace": "Record every intermediate of a forward pass, and its gradients, in one file.",
     "diff": "Find the first tensor at which two traces, or a model and transformers, part.",
 }

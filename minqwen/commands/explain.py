@@ -1,4 +1,4 @@
-"""Explain a concept with numbers: formula, factors, every line, gradients, known mistakes.
+"""Explain a concept with numbers: formula, every line, gradients, known mistakes.
 
 minqwen explain                                       the names
 minqwen explain rmsnorm                               a concept, on three tokens
