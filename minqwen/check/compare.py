@@ -91,9 +91,8 @@ def compare(
         target = getattr(forward, "__qualname__", repr(forward))
         there = InProcess(forward, backward=backward, **options)
     with there as function:
-        return Comparison(spec, function, seed, accept).report(
-            target, backward is not None or framework in ("torch", "jax")
-        )
+        comparison = Comparison(spec, function, seed, accept)
+        return comparison.report(target, backward is not None, framework in ("torch", "jax"))
 
 
 class Comparison:
@@ -116,13 +115,19 @@ class Comparison:
             outputs = self.spec.run(right_module(self.spec), arguments)
         return dict(zip(self.spec.outputs, map(np.asarray, outputs), strict=True))
 
-    def report(self, target: str, gradients: bool) -> Report:
-        """Ask everything that can be asked, in order; the first failures end it early."""
+    def report(self, target: str, by_hand: bool, autodiff: bool) -> Report:
+        """Ask everything that can be asked, in order; the first failures end it early.
+
+        Args:
+            target: name of the function, for the report.
+            by_hand: there is a backward.
+            autodiff: otherwise their library differentiates forward; it fits, right or wrong.
+        """
         tried = self.ask_values()
         if tried:
             self.ask_dtype_and_determinism(tried)
             right = all(one.right for one in tried)
-            if gradients and self.spec.pull is not None:
+            if self.spec.pull is not None and (by_hand or (autodiff and right)):
                 self.ask_gradients(tried, right)
             if right:
                 self.ask_precision()

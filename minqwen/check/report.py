@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -55,7 +56,7 @@ class Report:
         Args:
             hint: 0 says which question failed, 1 names the mistake, 2 shows our line and theirs.
         """
-        return "\n".join(self.lines(hint))
+        return "\n".join(part for line in self.lines(hint) for part in wrapped(line))
 
     def __str__(self) -> str:
         """Return the text."""
@@ -176,6 +177,17 @@ def _facet_starts() -> Iterator[str]:
     for mark in MARKS.values():
         yield f"  {mark:<6} "
     yield f"  {'':<6} {'':<18} "
+
+
+def wrapped(line: str) -> list[str]:
+    """Break a line at 100 columns; what follows stands below the answer, or below the text.
+
+    >>> [len(part) for part in wrapped("  ok     values             " + 30 * "right ")]
+    [99, 99, 63]
+    """
+    answer = line.startswith(tuple(_facet_starts()))
+    indent = " " * (28 if answer else len(line) - len(line.lstrip()) + 2)
+    return textwrap.wrap(line, 100, subsequent_indent=indent, break_long_words=False) or [line]
 
 
 def size_of(d: Difference) -> str:
