@@ -6,7 +6,8 @@ import textwrap
 from collections.abc import Iterator, Sequence, Sized
 from functools import partial
 
-from .tensor_diff import LAYER, Diff, Fit, Later, Parted, some
+from .redo import LAYER
+from .tensor_diff import Diff, Fit, Later, Parted, some
 
 INDENT = " " * 8
 
@@ -30,7 +31,7 @@ def lines(diff: Diff) -> Iterator[str]:
         yield f"{INDENT}no name of ours: {some(diff.match.unknown)} (--map says which is which)"
     if diff.layouts:
         first, layout = next(iter(diff.layouts.items()))
-        yield f"{INDENT}{count(diff.layouts)} laid out in another way and read so: {first} as {layout}"
+        yield f"{INDENT}{count(diff.layouts)} laid out otherwise, and read so: {first} as {layout}"
     if diff.right:
         upto = "" if diff.ok else f", up to {diff.right[-1]}"
         if diff.largest:
@@ -83,10 +84,12 @@ def fit_lines(parted: Parted) -> Iterator[str]:
     heading = "other convention" if best.kind == "convention" else "looks exactly like"
     yield f"{heading}: {best.name}"
     yield INDENT + sentence(best)
-    at = f" in {', '.join(best.steps)}" if best.steps else ""
+    step = "step with this change gives"
+    if best.steps:
+        step = f"steps with this change in {', '.join(best.steps)} give"
     yield (
-        f"{INDENT}From their {ends(parted.inputs)}, our step with this change{at} gives their "
-        f"numbers to {number(best.units)} units."
+        f"{INDENT}From their {ends(parted.inputs)}, our {step} their numbers, "
+        f"to {number(best.units)} units."
     )
     if best.hint:
         yield f"{INDENT}Hint: {best.hint}"

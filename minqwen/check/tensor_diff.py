@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -24,16 +23,17 @@ from ..model.config import QwenConfig
 from ..params import Params
 from .difference import NAMES, TIME
 from .limits import UNITS, limit
-from .step_variants import Variant, variants
+from .redo import Change, Redo, place_of
+from .step_variants import variants
 from .tensor_layout import Match, axis_sizes, elementary, match_names, to_our_layout
 from .tensor_patterns import patterns, rounded
 from .trace_file import Trace
 from .trace_steps import Step, all_steps
 
 WORDS = {**NAMES, "one": "column"}
+SIMPLE = ("embedding", "rmsnorm", "residual", "reshape")  # steps that round a few times only
 SECONDS = 60.0  # for mistakes to be tried at one tensor
 GROWTH = 16.0  # a step may make rounding errors so many times larger, where it cannot be redone
-LAYER = re.compile(r"layers\.(\d+)\.?")
 
 
 class Fit(NamedTuple):
@@ -97,73 +97,6 @@ class Diff(NamedTuple):
         return self.parted is None
 
 
-class Change(NamedTuple):
-    """A mistake, and where it is made."""
-
-    variant: Variant
-    place: str | None = None  # at this place of every layer; None: wherever it can be made
-
-    def at(self, step: Step) -> bool:
-        """Say whether a step is changed."""
-        return self.variant.applies(step) and self.place in (None, place_of(step.name))
-
-
-class Redo:
-    """Our steps, on their tensors."""
-
-    def __init__(self, steps: dict[str, list[Step]], have: dict[str, Array]) -> None:
-        self.steps, self.have = steps, have
-        self.known: dict[str, Array | None] = {}  # without a change
-
-    def value(self, name: str, change: Change | None = None) -> Array | None:
-        """Return their tensor, or what our steps make of those that they have."""
-        return self.have[name] if name in self.have else self.predict(name, change)
-
-    def predict(
-        self, name: str, change: Change | None = None, known: dict[str, Array | None] | None = None
-    ) -> Array | None:
-        """Return what our step gives from their inputs; None where inputs or weights lack."""
-        known = self.known if change is None else {} if known is None else known
-        if name not in known:
-            known[name] = None  # a name that needs itself has no value
-            step = self.step(name)
-            if step is not None:
-                inputs = [
-                    self.have[one] if one in self.have else self.predict(one, change, known)
-                    for one in step.inputs
-                ]
-                if all(x is not None for x in inputs):
-                    with np.errstate(all="ignore"):
-                        if change is not None and change.at(step):
-                            known[name] = change.variant.run(step, *inputs)
-                        else:
-                            known[name] = step.run(*inputs)
-        return known[name]
-
-    def step(self, name: str) -> Step | None:
-        """Return the step for a name: the one of which they have most inputs."""
-        ways = self.steps.get(name, [])
-        return next(
-            (s for s in ways if all(i in self.have for i in s.inputs)), ways[-1] if ways else None
-        )
-
-    def chain(self, name: str) -> list[Step]:
-        """Return the steps from their tensors to this one, the last first."""
-        step = self.step(name)
-        if step is None:
-            return []
-        found = [step]
-        for one in step.inputs:
-            if one not in self.have:
-                found += [s for s in self.chain(one) if s not in found]
-        return found
-
-    def inputs(self, name: str) -> tuple[str, ...]:
-        """Return the names of their tensors from which this one is made."""
-        names = [i for step in self.chain(name) for i in step.inputs if i in self.have]
-        return tuple(dict.fromkeys(names))
-
-
 class Comparison:
     """The walk through two traces."""
 
@@ -191,7 +124,7 @@ class Comparison:
                     self.layouts[name] = turned[1]
         self.dtype = narrowest([ours, theirs], self.match)
         self.weightless = params is None
-        self.terms = max([*self.sizes.values(), 64]) if self.sizes else 64
+        self.terms = max(64, *(n for letter, n in self.sizes.items() if letter != "V"), 0)
         self.redo = Redo(self.make_steps(params), self.their_values())
 
     def make_steps(self, params: Params | None) -> dict[str, list[Step]]:
@@ -218,12 +151,15 @@ class Comparison:
         return have
 
     def allowed(self, name: str) -> float:
-        """Return how many units off is no difference."""
+        """Return how many units off is no difference: a sum over the steps that are done again."""
         if self.rtol is not None:
             return self.rtol / UNITS[self.dtype]
-        units = limit(self.dtype, self.terms, 4) * (2 if UNITS[self.dtype] > 1e-4 else 1)
+        half = 2 if UNITS[self.dtype] > 1e-4 else 1
         chain = self.redo.chain(name)
+        units = 0.0 if chain else limit(self.dtype, self.terms, 4) * half
         for step in chain:
+            simple = step.kind in SIMPLE
+            units += limit(self.dtype, 64 if simple else self.terms, 1 if simple else 4) * half
             if step.kind == "rope":  # an angle of p radians is rounded to p units
                 units += 4 * float(np.max(self.ours["positions"], initial=0))
             if step.kind in ("probs", "attention"):  # exp turns a score's error into a share
@@ -231,7 +167,7 @@ class Comparison:
                 if q is not None and k is not None:
                     long = [float(np.sqrt((x * x).sum(axis=-1).max(initial=0.0))) for x in (q, k)]
                     units += 4 * math.prod(long) * q.shape[-1] ** -0.5
-        return units * max(1, len(chain))
+        return units
 
     def off(self, name: str, theirs: Array, ours: Array | None) -> Array:
         """Return how far apart two tensors are, each entry over the scale of ours; padding is 0."""
@@ -272,7 +208,7 @@ class Comparison:
         """Compare all pairs in the order of the computation."""
         order = [name for name in self.ours if name in self.match.names]
         right: list[str] = []
-        largest, largest_name = 0.0, ""
+        largest, largest_name, carried = 0.0, "", 0.0
         parted: Parted | None = None
         later: list[Later] = []
         inherited: list[str] = []
@@ -292,10 +228,11 @@ class Comparison:
                 ours = self.redo.predict(name)
                 if ours is not None and self.units(self.off(name, theirs, ours)) <= allowed:
                     inherited.append(name)
+                    carried = carried if parted else max(carried, units)
                     continue
                 known = ours is not None
                 if known or parted is None:
-                    grown = not known and self.rtol is None and units <= GROWTH * largest
+                    grown = not known and self.rtol is None and units <= GROWTH * carried
                     if parted is not None:
                         later.append(Later(name, self.fits(name, allowed, found)[0]))
                         continue
@@ -307,6 +244,7 @@ class Comparison:
                     continue
             if parted is None:
                 right.append(name)
+                carried = max(carried, units)
                 if units >= largest:
                     largest, largest_name = units, name
         if parted is not None and self.weightless:
@@ -489,16 +427,6 @@ class Comparison:
         except Exception:  # a changed line may break on these inputs: then it is not this mistake
             return math.inf
         return self.units(self.off(name, self.pairs[name], ours))
-
-
-def place_of(name: str) -> str:
-    """Return a name without its layer.
-
-    >>> place_of("model.layers.3.mlp"), place_of("model.layers.3"), place_of("model.norm")
-    ('layer.mlp', 'layer.', 'model.norm')
-    """
-    found = LAYER.search(name)
-    return f"layer.{name[found.end() :]}" if found else name
 
 
 def distinct(fits: Sequence[Fit]) -> list[Fit]:

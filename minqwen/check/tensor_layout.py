@@ -96,7 +96,7 @@ def axis_sizes(config: dict[str, Any] | None) -> dict[str, int]:
     if not config:
         return {}
     fields = {
-        **{"D": "hidden_size", "L": "num_hidden_layers", "H": "num_attention_heads"},
+        **{"D": "hidden_size", "H": "num_attention_heads"},
         **{"Hkv": "num_key_value_heads", "Dh": "head_dim", "F": "intermediate_size"},
         **{"V": "vocab_size", "E": "num_experts", "K": "num_experts_per_tok"},
         **{"Fe": "moe_intermediate_size", "Fs": "shared_expert_intermediate_size"},

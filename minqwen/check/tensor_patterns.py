@@ -31,7 +31,7 @@ def patterns(
         close: a difference that is none.
         sizes: of the model, to recognise factors: {"Dh": 64, "H": 12, ...}.
 
-    >>> patterns(np.arange(4.0), -np.arange(4.0), ["D"], 1e-9, {})
+    >>> patterns(np.array([1.0, 2.0]), np.array([-1.0, -2.0]), ["D"], 1e-9, {})
     ['every number has the other sign']
     """
     bad = ~np.isfinite(theirs) & np.isfinite(ours)
@@ -204,7 +204,8 @@ def by_index(
                 (b - a).mean(axis=1),
             ),
         ):
-            if np.abs(rest).max() <= close * max(1.0, np.abs(c).max()):
+            plain = np.ptp(each) < 1e-3 * max(1.0, np.abs(each).max())  # then it says nothing
+            if not plain and np.abs(rest).max() <= close * max(1.0, np.abs(c).max()):
                 first = ", ".join(f"{x:.4g}" for x in each[:4])
                 yield f"each {name} {what}: {first}{', ...' if len(each) > 4 else ''}"
                 return

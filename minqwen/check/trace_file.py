@@ -14,6 +14,7 @@ A file of somebody else needs none of this: its tensors are then taken in the or
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import platform
@@ -23,7 +24,6 @@ from typing import Any
 
 import numpy as np
 
-from .. import __version__
 from ..backend import Array, to_numpy
 from ..model.atomic_folder import write_whole
 from ..model.checkpoint import named_dtype, read_npz
@@ -48,7 +48,7 @@ class Trace:
         self.config: dict[str, Any] | None = None
         self.more: dict[str, Any] = {}  # other facts: prompt, loss
         self.versions = {
-            "minqwen": __version__,
+            "minqwen": str(importlib.import_module(__name__.partition(".")[0]).__version__),
             "numpy": np.__version__,
             "python": platform.python_version(),
         }

@@ -155,7 +155,7 @@ FORWARD = (
     Mistake(
         "best_skipped",
         _SORT,
-        'xp.argsort(-probs, axis=-1, kind="stable")[:, min(1, E - K) :][:, :K]',
+        'xp.argsort(-probs, axis=-1, kind="stable")[:, 1 : K + 1]',
         "the most likely expert is left out: the choice starts with the second.",
         "With K = 1, which expert should be chosen?",
     ),

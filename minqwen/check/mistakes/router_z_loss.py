@@ -183,6 +183,7 @@ FORWARD = (
         _SOFTMAX,
         "probs, lse = softmax(router_logits)\n"
         "    lse = softmax(xp.where(real[:, None], router_logits, -xp.inf).T)[1]\n"
+        "    lse = xp.nan_to_num(lse, nan=-xp.inf)  # without a token: the log of 0\n"
         "    return (lse * lse).sum() / len(lse), RouterZLossCache(probs, lse, tokens, lse.dtype)",
         "the sum of exponentials runs over the tokens; it must run over the experts of a token.",
         "Change one token: by how much may the part of another change?",
