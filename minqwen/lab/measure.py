@@ -49,11 +49,11 @@ def token_losses(params: Params, config: QwenConfig, texts: Array, length: int) 
     rows, losses = max(1, BATCH_TOKENS // length), []
     for i in range(0, len(inputs), rows):
         logits, _ = language_model_forward(params, config, inputs[i : i + rows])
-        losses.append(to_numpy(_losses(logits, labels[i : i + rows])))
+        losses.append(to_numpy(losses_of(logits, labels[i : i + rows])))
     return np.concatenate(losses).reshape(n, -1, length)
 
 
-def _losses(logits: Array, labels: Array) -> Array:
+def losses_of(logits: Array, labels: Array) -> Array:
     """Return log sum_v exp(logit_v) - logit_label for (B, T, V) logits and (B, T) labels."""
     xp = array_module(logits)
     wide = widen(logits)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import html
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..model.atomic_folder import write_whole
 from ..tour_page import document, image, table
-from ..training.run_folder import explain_os_errors
 from .findings import LIMITS, REPORT, REPORT_MULTIPLES, findings
 from .numbers import Numbers
+from .page_parts import markdown_table, png, write_file
 from .plots import draw_layers, draw_lengths, draw_positions, draw_windows
 from .results import Results
 from .settings import MULTIPLES
@@ -59,23 +57,11 @@ def write_report(folder: Path, results: Results) -> Path:
         "layers.png": png(draw_layers(n)),
     }
     for name, data in plots.items():
-        _write(folder / name, data)
-    _write(folder / "table.md", markdown(n, results.facts).encode("utf-8"))
+        write_file(folder / name, data)
+    write_file(folder / "table.md", markdown(n, results.facts).encode("utf-8"))
     text = page(n, results.facts, [image(data, ALTS[name]) for name, data in plots.items()])
-    _write(folder / "index.html", text.encode("utf-8"))
+    write_file(folder / "index.html", text.encode("utf-8"))
     return folder / "index.html"
-
-
-def _write(path: Path, data: bytes) -> None:
-    with explain_os_errors(f"write {path}"):
-        write_whole(path, data)
-
-
-def png(drawing: Any) -> bytes:
-    """Return a matplotlib figure as a PNG file."""
-    buffer = io.BytesIO()
-    drawing.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
 
 
 def table_rows(n: Numbers, group: str) -> list[list[str]]:
@@ -125,19 +111,12 @@ def markdown(n: Numbers, facts: dict[str, Any]) -> str:
     """Return the table and the findings as Markdown."""
     lines = ["# Long context: which technique keeps up", "", about(facts), ""]
 
-    def put(rows: Sequence[Sequence[str]], align: str) -> None:
-        lines.append("| " + " | ".join(rows[0]) + " |")
-        lines.append("| --- |" + align * (len(rows[0]) - 1))
-        lines.extend("| " + " | ".join(row) + " |" for row in rows[1:])
-        lines.append("")
-
     body = [head(n)]
     for group, title in TITLES.items():
         body += [[f"*{title}*", *[""] * len(MULTIPLES)], *table_rows(n, group)]
-    put(body, " ---: |")
-    lines += ["## Against the report", ""]
-    put([["the report says", "it measured", "we measured", "verdict"], *findings(n)], " --- |")
-    lines += [NOTES, ""]
+    lines += [*markdown_table(body, " ---: |"), "## Against the report", ""]
+    found = [["the report says", "it measured", "we measured", "verdict"], *findings(n)]
+    lines += [*markdown_table(found, " --- |"), NOTES, ""]
     return "\n".join(lines)
 
 

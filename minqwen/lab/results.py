@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +35,24 @@ class Results:
 
     Attributes:
         facts: settings, fingerprint and notes about the training: anything JSON can hold.
-        cells: technique -> length, as text -> one cell of measure().
+        cells: technique -> length, as text -> one cell of measure(). In the study of experts it is
+            run -> "start" or "end" -> one cell of measure_run().
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kind: str = KIND, cell: Sequence[str] = CELL) -> None:
         """Open a folder; an empty one gets a file without numbers, which marks it as ours.
+
+        Args:
+            folder: of the laboratory.
+            kind: the command that makes it; the file of another one is refused.
+            cell: what must be in a cell.
 
         Raises:
             FileExistsError: it holds something else.
             ValueError: its results.json is damaged.
             OSError: it cannot be written.
         """
-        self.path = folder / "results.json"
+        self.path, self.kind, self.cell = folder / "results.json", kind, cell
         self.facts: dict[str, Any] = {}
         self.cells: dict[str, dict[str, Any]] = {}
         if self.path.is_file():
@@ -61,14 +67,14 @@ class Results:
             values = json.loads(self.path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{self.path} is corrupt or cut off: {error}") from None
-        if not isinstance(values, dict) or values.get("kind") != KIND:
-            raise FileExistsError(f"{self.path} is not of `{KIND}`; choose another --out")
+        if not isinstance(values, dict) or values.get("kind") != self.kind:
+            raise FileExistsError(f"{self.path} is not of `{self.kind}`; choose another --out")
         facts, cells = values.get("facts"), values.get("cells")
         if not isinstance(facts, dict) or not isinstance(cells, dict):
             raise ValueError(f"{self.path} is corrupt or cut off: it has no facts and cells")
         for technique, row in cells.items():
             for length, cell in row.items() if isinstance(row, dict) else [("?", None)]:
-                if not isinstance(cell, dict) or not set(CELL) <= cell.keys():
+                if not isinstance(cell, dict) or not set(self.cell) <= cell.keys():
                     where = f"{technique} at {length}"
                     raise ValueError(f"{self.path} is corrupt or cut off: {where} is no cell")
         self.facts, self.cells = facts, cells
@@ -88,34 +94,37 @@ class Results:
         self.save()
         return dropped
 
-    def get(self, technique: str, length: int) -> dict[str, Any] | None:
+    def get(self, technique: str, length: int | str) -> dict[str, Any] | None:
         """Return a cell, or None if it has not been measured."""
         return self.cells.get(technique, {}).get(str(length))
 
-    def put(self, technique: str, length: int, cell: dict[str, Any]) -> None:
+    def put(self, technique: str, length: int | str, cell: dict[str, Any]) -> None:
         """Keep a cell and write the file."""
         self.cells.setdefault(technique, {})[str(length)] = cell
         self.save()
 
     def save(self) -> None:
         """Write the file; a half-written one never stands under its name."""
-        values = {"kind": KIND, "facts": self.facts, "cells": self.cells}
+        values = {"kind": self.kind, "facts": self.facts, "cells": self.cells}
         text = json.dumps(values, ensure_ascii=False, indent=1, allow_nan=False)
         with explain_os_errors(f"write {self.path}"):
             write_whole(self.path, (text + "\n").encode("utf-8"))
 
 
-def fingerprint(settings: dict[str, Any], params: Params, texts: Array) -> dict[str, Any]:
+def fingerprint(
+    settings: dict[str, Any], params: Params, texts: Array, code: Sequence[str] = MEASURING
+) -> dict[str, Any]:
     """Return all that a measured number depends on.
 
     Args:
         settings: of the laboratory.
         params: trained, on the host.
         texts: the measured tokens.
+        code: packages and files of minqwen.
     """
     package = Path(__file__).resolve().parents[1]
     files: list[Path] = []
-    for name in MEASURING:
+    for name in code:
         place = package / name
         files += [place] if place.is_file() else sorted(place.glob("*.py"))
     return {
