@@ -10,6 +10,7 @@ from helpers.commands import STORY, error_of, tiny_run, write_story
 from minqwen.cli import main
 from minqwen.commands import pretrain as command
 from minqwen.tokenizer.bpe import bpe_train
+from minqwen.training.accumulate import Evaluation
 from minqwen.training import pretrain as training
 from minqwen.training.resume import load_run, read_training
 
@@ -127,7 +128,7 @@ def test_a_validation_loss_that_is_nan_ends_with_one(text, tmp_path, capsys, mon
     out = tmp_path / "run"
     assert main(words(text, out)) == 0
     with monkeypatch.context() as patch:
-        patch.setattr(training, "evaluate", lambda *args: math.nan)
+        patch.setattr(training, "evaluate", lambda *args: Evaluation(math.nan))
         error = error_of(capsys, *words(text, out, steps=8), code=1)
     assert "the validation loss of step 8 is nan; the last checkpoint, of step 8, is in" in error
     assert load_run(out, "float32")[1]["step"] == 8
