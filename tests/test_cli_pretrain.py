@@ -10,8 +10,8 @@ from helpers.commands import STORY, error_of, tiny_run, write_story
 from minqwen.cli import main
 from minqwen.commands import pretrain as command
 from minqwen.tokenizer.bpe import bpe_train
-from minqwen.training.accumulate import Evaluation
 from minqwen.training import pretrain as training
+from minqwen.training.accumulate import Evaluation
 from minqwen.training.resume import load_run, read_training
 
 pytest.importorskip("matplotlib")
@@ -140,3 +140,17 @@ def test_other_rows_are_refused_by_name(text, tmp_path, capsys):
     assert main(words(text, out)) == 0
     text.write_text(STORY * 41, encoding="utf-8")
     assert "was trained on other rows" in error_of(capsys, *words(text, out))
+
+
+def test_the_losses_on_routers_can_be_set(text, tmp_path, capsys):
+    out = tmp_path / "run"
+    more = ["--balance-loss", "0.5", "--z-loss", "0.25", "--pool-router-loss", "--size", "tiny-moe"]
+    assert main(words(text, out, *more)) == 0
+    training = read_training(out / "checkpoint")
+    assert training["config"]["router_aux_loss_coef"] == 0.5
+    assert training["settings"]["z_loss_coef"] == 0.25
+    assert training["settings"]["router_loss_pooled"] is True
+    dense = words(text, tmp_path / "dense", "--balance-loss", "0.5", "--size", "tiny")
+    assert "this one has none" in error_of(capsys, *dense)
+    assert main(["shapes", str(out)]) == 0
+    assert "8 experts of width 48, 2 for each token" in capsys.readouterr().out

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from ..extras import require_extra
 from ..model.accounting import cost
 from ..model.checkpoint import load_checkpoint
 from ..model.config import QwenConfig
+from ..model.moe_fields import sparse_layers
 from ..model.presets import OWN_SIZES, own_size
 from ..tokenizer.bpe import Tokenizer
 from ..training.pretrain import pretrain
@@ -51,6 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     steps.add_argument("--warmup", type=int, help="updates (a twentieth of the first --steps)")
     steps.add_argument("--weight-decay", type=float, default=0.1, help="(0.1)")
     steps.add_argument("--clip", type=float, default=1.0, help="gradient norm; inf = none (1.0)")
+    steps.add_argument("--balance-loss", type=float, help="coefficient (that of the config)")
+    steps.add_argument("--z-loss", type=float, default=0.0, help="on routers, coefficient (0)")
+    steps.add_argument("--pool-router-loss", action="store_true", help="balance all layers as one")
     steps.add_argument("--validation", type=float, default=0.05, help="share of rows (0.05)")
     steps.add_argument("--eval-every", type=int, default=100, help="updates (100)")
     steps.add_argument("--checkpoint-every", type=int, default=100, help="updates (100)")
@@ -73,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
         warmup_steps=find_warmup(args),
         weight_decay=args.weight_decay,
         max_norm=args.clip,
+        z_loss_coef=args.z_loss,
+        router_loss_pooled=args.pool_router_loss,
         seed=args.seed,
         dtype=args.dtype,
         checkpoint_every=args.checkpoint_every,
@@ -90,6 +97,10 @@ def run(args: argparse.Namespace) -> int:
         config = QwenConfig.from_pretrained(args.config)
     else:
         config = own_size(args.size, tokenizer.vocab_size)
+    if args.balance_loss is not None:
+        if not any(sparse_layers(config)):
+            raise ValueError("--balance-loss is for a model with experts; this one has none")
+        config = replace(config, router_aux_loss_coef=args.balance_loss)
     if tokenizer.vocab_size > config.vocab_size:
         raise ValueError(
             f"the tokenizer has {tokenizer.vocab_size} ids, the model only vocab_size="

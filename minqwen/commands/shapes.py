@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 from ..model.accounting import block_operations, cost
@@ -17,6 +18,7 @@ from ..model.layer_plan import LayerPlan, layer_plans
 from ..model.moe_fields import sparse_layers
 from ..model.presets import PRESETS, preset
 from ..model.rope_scaling import ROPE_TYPES, attention_factor, inv_freq, rope_type
+from .files import checkpoint_of
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 
@@ -50,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _from_folder(name: str) -> QwenConfig:
     try:
-        return QwenConfig.from_pretrained(name)
+        return QwenConfig.from_pretrained(checkpoint_of(Path(name)))
     except FileNotFoundError:
         raise ValueError(
             f"{name!r} is no preset and no folder with a config.json; presets: {', '.join(PRESETS)}"
