@@ -23,7 +23,6 @@ from .arrays import round_to
 from .diagnose import Answers, Diagnosis, Tried, diagnose, right_module
 from .facets import (
     Facet,
-    computes_in,
     dtype_facet,
     is_right,
     precision_facet,
@@ -71,6 +70,14 @@ def compare(
         FileNotFoundError: never; what is wrong with their file is in the report.
     """
     spec = spec_of(concept) if isinstance(concept, str) else concept
+    conventions = [
+        f"{spec.name}.{m.name}" for m in (*spec.forward, *spec.backward) if m.kind == "convention"
+    ]
+    if wrong := [name for name in accept if name not in conventions]:
+        raise ValueError(
+            f"{wrong[0]!r} is no convention of {spec.name} that can be accepted; there are "
+            f"{', '.join(conventions) or 'none'}"
+        )
     if unknown := set(arguments or {}) - set(spec.arguments):
         raise ValueError(f"{spec.name} has no argument {', '.join(sorted(unknown))}")
     options: dict[str, Any] = {
@@ -163,7 +170,10 @@ class Comparison:
             )
             return []
         says = "it runs on every input"
-        details = [f"{p.shows}: {problem.says}" for p, problem in broken]
+        details = [
+            f"{p.shows}: {problem.says}" + (f" ({problem.where})" if problem.where else "")
+            for p, problem in broken
+        ]
         if broken:
             says = f"it runs on ordinary inputs, and fails on {broken[0][0].shows}"
         self.facets.append(Facet("runs", not broken, says, details))
@@ -171,12 +181,7 @@ class Comparison:
         self.facets.append(shape)
         if any(len(reply.outputs or ()) != len(spec.outputs) for _, _, reply, _ in replies):
             return []
-        self.dtype = self.find_dtype(replies)
-        tried = []
-        for probe, arguments, reply, want in replies:
-            got = dict(zip(spec.outputs, reply.outputs or (), strict=True))
-            right = is_right(spec, got, want, arguments, self.dtype)
-            tried.append(Tried(probe, arguments, got, want, right))
+        tried, found = self.judge(replies)
         for name, hard in (("values", False), ("hard inputs", True)):
             some = [one for one in tried if one.probe.hard == hard]
             self.facets.append(value_facet(spec, name, some, self.dtype))
@@ -185,8 +190,53 @@ class Comparison:
             self.facets.append(Facet("purity", False, says))
         else:
             self.facets.append(Facet("purity", True, "it leaves its arguments as they are"))
-        found = diagnose(spec, tried, spec.forward, self.forward_answer, self.dtype)
         self.diagnoses += [("forward", one) for one in found]
+        return tried
+
+    def judge(self, replies: Sequence[Any]) -> tuple[list[Tried], list[Diagnosis]]:
+        """Say of every input whether it is right, and which mistake explains those that are not.
+
+        Numbers that are wrong in float64 may be right in float32, which many libraries compute in
+        whatever they are given. So first the mistakes are asked, in float64; if none explains
+        everything, the numbers are taken for float32, if they are right or explained then.
+        """
+        returned = {dtype for _, _, reply, _ in replies for dtype in reply.dtypes}
+        first = "float32" if returned == {"float32"} else "float64"
+        tried = self.tried_in(first, replies)
+        found = diagnose(self.spec, tried, self.spec.forward, self.forward_answer, first)
+        if first == "float64" and not any(one.whole for one in found):
+            single = self.tried_in("float32", replies)
+            right = all(one.right for one in single) and self.coarse(single)
+            others: list[Diagnosis] = []
+            if not right and not any(one.right and is_fine(one) for one in tried):
+                bank = self.spec.forward
+                others = diagnose(
+                    self.spec, single, bank, self.forward_answer, "float32", pairs=False
+                )
+            if not all(one.right for one in tried) and (right or any(o.whole for o in others)):
+                first, tried, found = "float32", single, others
+        if first == "float32":
+            line = "it computes in float32 also for float64 inputs: compared as float32"
+            self.notes.append(line)
+        self.dtype = first
+        return tried, found
+
+    def coarse(self, tried: Sequence[Tried]) -> bool:
+        """Say whether errors are of the size of rounding in float32, not of a small mistake."""
+        return any(
+            (units_off(got, one.want[name], "float32") > 0.01).any()
+            for one in tried
+            for name, got in one.got.items()
+            if name not in self.spec.exact and got.shape == one.want[name].shape
+        )
+
+    def tried_in(self, dtype: str, replies: Sequence[Any]) -> list[Tried]:
+        """Return all inputs with what came out, judged as numbers of this dtype."""
+        tried = []
+        for probe, arguments, reply, want in replies:
+            got = dict(zip(self.spec.outputs, reply.outputs or (), strict=True))
+            right = is_right(self.spec, got, want, arguments, dtype)
+            tried.append(Tried(probe, arguments, got, want, right))
         return tried
 
     def note(self, reply: Reply) -> None:
@@ -195,19 +245,6 @@ class Comparison:
         if printed := reply.printed.strip():
             lines.append(f"it prints: {printed.splitlines()[0][:70]}")
         self.notes += [line for line in lines if line not in self.notes]
-
-    def find_dtype(self, replies: Sequence[Any]) -> str:
-        """Return the dtype in which the stranger seems to compute when float64 is asked for."""
-        names = [n for n in self.spec.outputs if n not in self.spec.exact]
-        dtypes = set()
-        for _, _, reply, want in replies:
-            for name, got in zip(self.spec.outputs, reply.outputs, strict=True):
-                if name in names and got.shape == want[name].shape:
-                    dtypes.add(computes_in(got, want[name], "float64"))
-        if dtypes == {"float32"} or (dtypes and "float64" not in dtypes):
-            self.notes.append("it computes in float32 also for float64 inputs: compared as float32")
-            return "float32"
-        return "float64"
 
     def forward_answer(self, module: ModuleType, one: Tried) -> Answers:
         """Return what a changed copy of our file answers."""
@@ -385,7 +422,7 @@ class Comparison:
                 return
             got, numerical = pair
             scale = abs(numerical) + float(np.linalg.norm(one.got[name])) + 1e-30
-            if abs(got - numerical) > 1e-5 * scale:
+            if not abs(got - numerical) <= 1e-5 * scale:  # NaN is wrong too
                 wrong.append(argument)
         if wrong:
             says = (
@@ -423,6 +460,13 @@ class Comparison:
                 sum(float((outputs[n] * dy).sum()) for n, dy in zip(floats, dys, strict=True))
             )
         return float((gradient * direction).sum()), (sides[0] - sides[1]) / (2 * step)
+
+
+def is_fine(one: Tried) -> bool:
+    """Say whether an answer has digits that float32 cannot hold."""
+    floats = [a for a in one.got.values() if a.dtype.kind == "f"]
+    with np.errstate(over="ignore"):
+        return any((a.astype(np.float32) != a).any() for a in floats)
 
 
 def rounded(arguments: Arguments, dtype: str) -> Arguments:

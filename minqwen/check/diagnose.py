@@ -82,6 +82,7 @@ def diagnose(
     bank: Sequence[Mistake],
     answer: Callable[[ModuleType, Tried], Answers],
     dtype: str = "float64",
+    pairs: bool = True,
 ) -> list[Diagnosis]:
     """Name the mistakes that give the stranger's numbers.
 
@@ -91,6 +92,7 @@ def diagnose(
         bank: the mistakes to think of.
         answer: what a copy of our file says to an input.
         dtype: in which the stranger computes.
+        pairs: try two mistakes at once, where one is not enough.
 
     Returns:
         The fitting mistakes, best first; empty when none fits.
@@ -100,7 +102,7 @@ def diagnose(
         return []
     order = wrong + [t for t in tried if t.right]
     partial = []
-    for choices in ([(m,) for m in bank], list(combinations(bank, 2))):
+    for choices in ([(m,) for m in bank], list(combinations(bank, 2)) if pairs else []):
         found = []
         for mistakes, module in modules(spec, choices):
             agree = agreement(spec, order, module, answer, dtype, stop=len(mistakes) == 2)
@@ -111,8 +113,9 @@ def diagnose(
         if found and enough(spec, order):
             also = tuple(m for mistakes in found[1:] for m in mistakes)
             return [report(found[0], also, order, order)]
+    partial = [item for item in partial if explains_much(wrong, item[1])]
     partial.sort(key=lambda item: -len(item[1]))
-    return [report(mistakes, (), agree, order) for mistakes, agree in partial[:2]]
+    return [report(mistakes, (), agree, order) for mistakes, agree in partial[:1]]
 
 
 def modules(
@@ -157,6 +160,20 @@ def contradicts(order: Sequence[Tried], agree: Sequence[Tried]) -> bool:
     ids = {id(one) for one in agree}
     explains = any(not one.right for one in agree)
     return not explains or any(one.right and id(one) not in ids for one in order)
+
+
+def explains_much(wrong: Sequence[Tried], agree: Sequence[Tried]) -> bool:
+    """Say whether a mistake explains half of the wrong inputs, and an ordinary one among them.
+
+    Answers that are all alike do not count: a function that gives zeros agrees by chance.
+    """
+    ids = {id(one) for one in agree}
+    explained = [
+        one
+        for one in wrong
+        if id(one) in ids and any(np.ptp(np.asarray(a, float)) > 0 for a in one.got.values())
+    ]
+    return 2 * len(explained) >= len(wrong) and any(not one.probe.hard for one in explained)
 
 
 def enough(spec: Spec, order: Sequence[Tried]) -> bool:

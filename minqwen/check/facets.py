@@ -20,10 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array
 from .diagnose import Answers, Tried
 from .difference import Difference, find_difference, shape_difference
-from .limits import UNITS, limit, terms_of, units_off
+from .limits import limit, terms_of, units_off
 from .spec import Arguments, Probe, Spec
 
 
@@ -152,18 +151,6 @@ def is_right(spec: Spec, got: Answers, want: Answers, arguments: Arguments, dtyp
         elif (units_off(a, b, dtype) > allowed).any():
             return False
     return True
-
-
-def computes_in(got: Array, want: Array, asked: str) -> str:
-    """Return the dtype in which numbers seem to be computed: float32 where float64 was asked for.
-
-    An error between a tenth and 30 float32 units is that of rounding to float32 on the way.
-    """
-    if asked != "float64" or got.dtype == np.float32:
-        return asked if asked != "float64" else "float32"
-    off = units_off(got, want, "float64") * UNITS["float64"] / UNITS["float32"]
-    worst = float(off.max(initial=0.0))
-    return "float32" if 0.05 < worst < 30 else "float64"
 
 
 def precision_facet(

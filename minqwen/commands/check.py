@@ -87,7 +87,7 @@ def check_yours(args: argparse.Namespace) -> int:
         memory_mb=args.memory,
     )
     if args.json:
-        print(json.dumps(report.to_dict(), indent=2))
+        print(json.dumps(report.to_dict(args.hint), indent=2))
     else:
         print(report.markdown(args.hint) if args.markdown else report.text(args.hint))
     return 0 if report.ok else 1

@@ -197,6 +197,99 @@ def test_float32_inside_is_a_note_and_no_mistake():
     assert "it computes in float32" in report.notes[0]
 
 
+@pytest.mark.parametrize("name", names())
+def test_our_own_functions_in_float32_are_no_mistake(name):
+    """As libraries do that compute in float32 whatever they are given."""
+    import importlib
+
+    s = spec(name)
+    module = importlib.import_module(s.module)
+
+    def single(*given):
+        outputs = s.run(module, dict(zip(s.arguments, given, strict=True)))
+        outputs = [
+            y.astype(np.float32).astype(float) if y.dtype.kind == "f" else y
+            for y in map(np.asarray, outputs)
+        ]
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    report = compare(s, single)
+    for name in ("runs", "shape", "values", "hard inputs"):
+        assert facet(report, name).ok is not False, report
+
+
+def test_a_small_error_is_no_rounding():
+    report = compare("rmsnorm", lambda x, w, eps: rmsnorm(x, w, eps) * (1 + 1e-12))
+    assert not report.ok
+    assert not facet(report, "values").ok
+
+
+def test_a_mistake_must_fit_where_the_function_is_right_too():
+    def here_and_there(x, w, eps):  # the mistake on tiny inputs only
+        return (eps_outside if 0 < np.abs(x).max() < 0.1 else rmsnorm)(x, w, eps)
+
+    report = compare("rmsnorm", here_and_there)
+    assert not report.ok
+    assert not report.diagnoses
+
+
+def test_zeros_are_no_known_mistake():
+    for name in ("rmsnorm", "causal_attention", "swiglu", "rope"):
+        s = spec(name)
+        report = compare(name, lambda *given: np.zeros_like(given[0]))
+        assert not report.ok
+        assert not [d for _, d in report.diagnoses if not d.whole], (s.name, str(report))
+
+
+def test_only_conventions_can_be_accepted_and_nothing_beside_them():
+    with pytest.raises(ValueError, match=r"'rmsnorm\.eps_outside' is no convention of rmsnorm"):
+        compare("rmsnorm", eps_outside, accept=["rmsnorm.eps_outside"])
+    with pytest.raises(ValueError, match=r"there are .*rmsnorm\.gain_plus_one"):
+        compare("rmsnorm", unit_offset, accept=["gain_plus_one"])
+    accept = ["rmsnorm.gain_plus_one"]
+    assert not compare("rmsnorm", unit_offset, rmsnorm_gradients, accept=accept).ok
+
+    def fits(x, w, eps, dy):
+        return rmsnorm_gradients(x, 1 + w, eps, dy)
+
+    report = compare("rmsnorm", unit_offset, fits, accept=accept)
+    assert report.ok
+    assert "repair the forward only" in facet(report, "gradients").says
+
+    def no_number(x, w, eps, dy):
+        return np.full_like(x, np.nan), np.full_like(w, np.nan)
+
+    assert not compare("rmsnorm", unit_offset, no_number, accept=accept).ok
+
+    def changes(x, w, eps):
+        y = unit_offset(x, w, eps)
+        x += 1
+        return y
+
+    assert not compare("rmsnorm", changes, accept=accept).ok
+
+    def centred_too(x, w, eps):
+        return rmsnorm(x - x.mean(-1, keepdims=True), 1 + w, eps)
+
+    assert not compare("rmsnorm", centred_too, accept=accept).ok
+
+
+def test_whole_numbers_are_compared_as_they_are():
+    def ids_in_another_order(x, w, num_experts_per_tok, norm_topk_prob):
+        z = x.astype(float) @ w.T.astype(float)
+        p = np.exp(z - z.max(-1, keepdims=True))
+        p = p / p.sum(-1, keepdims=True)
+        ids = np.argsort(-p, axis=-1, kind="stable")[:, :num_experts_per_tok]
+        weights = np.take_along_axis(p, ids, -1)
+        if norm_topk_prob:
+            weights = weights / weights.sum(-1, keepdims=True)
+        return weights.astype(x.dtype), np.sort(ids, axis=-1)
+
+    report = compare("moe_router", ids_in_another_order)
+    assert not report.ok
+    assert [m.name for _, d in report.diagnoses for m in d.mistakes] == ["ids_sorted"], report
+
+
 def test_a_function_that_does_not_run():
     def broken(x, w, eps):
         raise KeyError("weight")
@@ -241,6 +334,10 @@ def test_the_report_as_data_and_as_markdown():
     assert data["diagnoses"][0]["names"] == ["rmsnorm.eps_outside"]
     assert "| WRONG | values |" in report.markdown()
     assert "looks exactly like" not in report.text(hint=0)
+    hidden = json.dumps(report.to_dict(hint=0))
+    assert "want" not in hidden
+    assert 'says": ["eps' not in hidden
+    assert report.to_dict(hint=0)["diagnoses"] == []
     assert "+ 1.0 / (xp.sqrt(" in report.text(hint=2)
 
 
