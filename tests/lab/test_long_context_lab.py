@@ -99,7 +99,9 @@ def test_every_length_scores_the_same_tokens(model):
         losses = token_losses(params, config, texts, length)
         assert losses.shape == (3, 64 // length, length)
         rows = [text[i : i + length + 1] for text in texts for i in range(0, 64, length)]
-        assert losses.mean() == pytest.approx(evaluate(params, config, np.stack(rows), 3).loss, rel=1e-5)
+        assert losses.mean() == pytest.approx(
+            evaluate(params, config, np.stack(rows), 3).loss, rel=1e-5
+        )
     short, long = (token_losses(params, config, texts, length).reshape(3, 64) for length in (8, 64))
     np.testing.assert_allclose(short[:, :8], long[:, :8], rtol=1e-4)  # they have seen the same
     assert np.abs(short[:, 8] - long[:, 8]).min() > 1e-3  # first of its piece: it has seen nothing

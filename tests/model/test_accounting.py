@@ -10,7 +10,6 @@ from minqwen.model.language_model import language_model_forward
 from minqwen.model.presets import preset
 from minqwen.params import count
 
-
 EXPERTS = {
     "model_type": "qwen2_moe",
     "num_experts": 7,

@@ -105,7 +105,7 @@ def test_the_gradient_of_uneven_pieces_with_losses_on_routers(options):
         for piece, n in zip(pieces, counts, strict=True):
             logits, cache = language_model_forward(params, EXPERTS, piece.input_ids)
             words, _ = cross_entropy_forward(logits, piece.labels, piece.loss_mask)
-            extra, balance, _ = router_loss_forward(
+            extra, _, _ = router_loss_forward(
                 router_caches(cache),
                 0.4,
                 z_coef=options.get("z_loss_coef", 0.0),

@@ -129,7 +129,6 @@ _EACH = "xp.{0}({1}, H // Hkv, axis=1)[:, :, None]"
 _TILED, _REPEATED = "xp.tile({}, (1, H // Hkv, 1, 1))[:, :, None]", _EACH.format("repeat", "{}")
 _SCORES = "scores = (q @ k.swapaxes(-1, -2)) * scale  # (B, Hkv, G, T, S)"
 _MASKED = "scores = xp.where(mask, scores, -xp.inf)"
-_PEAK = "peak = xp.maximum(scores.max(axis=-1, keepdims=True), np.finfo(scores.dtype).min)"
 _PROBS = "probs = weights / (total + (total == 0))  # a row that sees nothing stays 0"
 _OUT = "out = (probs @ v).reshape(B, H, T, Dh)"
 
@@ -199,8 +198,8 @@ SCALE = (
 SOFTMAX = (
     Mistake(
         "no_shift",
-        _PEAK,
-        "peak = 0.0",
+        _PROBS,
+        "weights = xp.exp(scores)\n    probs = weights / weights.sum(axis=-1, keepdims=True)",
         "large scores overflow: exp(710) is infinite in float64, exp(89) in float32.",
         "On paper a constant can be taken from a whole row: which one helps?",
         "numeric",
@@ -386,7 +385,7 @@ HIDDEN = (
     Mistake(
         "hidden_nan",
         _MASKED,
-        "scores = scores + 0 * -xp.inf",
+        "scores = scores + ~mask * -xp.inf",
         "0 times minus infinity is NaN: it is added to the scores that may be seen.",
         "Choose between two numbers, do not multiply.",
     ),

@@ -23,7 +23,7 @@ def run(m: ModuleType, a: Arguments) -> tuple[Array, ...]:
 
 def id_of(token: bytes, ids: dict[bytes, int]) -> int:
     """Return the id of a token; only wrong code begins with whole characters: their code points."""
-    return ids[token] if token in ids else ord(token.decode("utf-8"))
+    return ids[token] if token in ids else ord(token.decode("utf-32-be"))
 
 
 def learned(text: str, merges: int) -> list[tuple[int, int]]:
@@ -48,6 +48,8 @@ def probe(
 
 
 A, B, C, D = b"abcd"
+# In each list a token can be made of two others in one way only: so whoever looks tokens up by
+# their bytes, as tiktoken and our code do, and whoever looks up pairs of ids find the same.
 ENGLISH = learned("the cat and the hat that the bat sat at", 11)
 CHINESE = learned("看看书，看书看报，书看看，看书报", 9)
 PROBES = (
@@ -89,7 +91,7 @@ PROBES = (
     probe(
         "bandanas",
         "anna bandana lab nab banana",
-        learned("nab banana anna ban nab nab banana dab", 15),
+        learned("nab banana anna ban nab nab banana dab", 8),
         "merges that compete, and merges of merged tokens",
     ),
     probe(
@@ -98,9 +100,9 @@ PROBES = (
         learned("cabana bandana lab nab abba lab ban anna", 16),
         "other merges that compete",
     ),
-    probe("runs", "aaaaaaa aaa aa", [(A, A), (256, 256), (256, A)], "runs of one letter"),
+    probe("runs", "aaaaaaa aaa aa", [(A, A), (256, 256)], "runs of one letter"),
     probe(
-        "odd run", "aaaaa", [(A, A), (256, A)], "a run of five: the pairs are taken from the left"
+        "odd run", "aaaaa", [(A, A), (256, 256)], "a run of five: the pairs are taken from the left"
     ),
     probe("no merges", "no merges", [], "an empty list of merges: the bytes themselves"),
     probe("none fits", "xyz", [(A, B), (256, C)], "merges of which none fits"),
@@ -211,7 +213,8 @@ FORWARD = (
     Mistake(
         "characters",
         "[bytes([byte]) for byte in pretoken]\n    yield",
-        '[char.encode("utf-8") for char in pretoken.decode("utf-8")]\n    yield',
+        '[bytes([ord(char)]) if ord(char) < 256 else char.encode("utf-32-be") '
+        'for char in pretoken.decode("utf-8")]\n    yield',
         "it starts from characters, with their code points for ids; it must start from the bytes "
         "of UTF-8.",
         "How many tokens is one Chinese character before any merge?",

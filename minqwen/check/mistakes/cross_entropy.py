@@ -397,8 +397,9 @@ BACKWARD = (
     ),
     Mistake(
         "mask_forgotten",
-        _WEIGHT,
-        "weight = (0 * counted + 1) * (dloss / tokens).astype(lse.dtype)",
+        "return loss, CrossEntropyCache(z, label, lse, counted,",
+        "label = xp.where(labels == IGNORED, 0, labels).reshape(-1)\n"
+        "    return loss, CrossEntropyCache(z, label, lse, 0 * counted + 1,",
         "tokens that do not count get a gradient.",
         "Look at the gradient of a hidden token.",
     ),

@@ -14,7 +14,8 @@ from ..spec import Arguments, Mistake, Probe, Spec
 
 def forward(m: ModuleType, a: Arguments) -> tuple[Array, Any]:
     """Turn the keys, and attend; in blocks of 4 queries, so that there are several."""
-    inv_freq = rope_inv_freq(a["q"].shape[-1], a["base"], "float64")
+    dtype = "float64" if a["q"].dtype == np.float64 else "float32"
+    inv_freq = rope_inv_freq(a["q"].shape[-1], a["base"], dtype)
     positions, T = np.arange(a["k"].shape[2]), a["q"].shape[2]
     sizes = inv_freq, a["chunk_size"], a["local_size"]
     keys = m.dual_chunk_tables(positions, positions, *sizes).key
@@ -135,8 +136,9 @@ FORWARD = (
     ),
     Mistake(
         "keys_in_text",
-        "(place.key, place.succ, place.inter)",
-        "(new, place.succ, place.inter)",
+        _TABLES,
+        "in_text = yarn_tables(xp.asarray(new), inv_freq, attention_factor)\n"
+        "    return DualChunkTables(in_text, key, succ, inter, *chunks)",
         "keys keep their place in the text; they must start again with every chunk.",
         "A key is turned once: at which place does the table of positions have it?",
     ),

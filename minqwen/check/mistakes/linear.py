@@ -127,7 +127,7 @@ BACKWARD = (
     Mistake(
         "bias_gradient_first_axis",
         "column_sums(dy_rows)",
-        "widen(dy).sum(axis=0)",
+        "dy_rows.reshape(dy.shape).sum(axis=0)",
         "db is summed over the first axis alone; it must be summed over all axes but the last.",
         "Compare the shape of db with that of b, for x with three axes.",
     ),

@@ -10,15 +10,20 @@ from ...backend import Array
 from ..spec import Arguments, Mistake, Probe, Spec
 
 
+def table_dtype(q: Array) -> str:
+    """Return the dtype of the factors for these queries."""
+    return "float64" if q.dtype == np.float64 else "float32"
+
+
 def run(m: ModuleType, a: Arguments) -> tuple[Array, ...]:
     """Compute y with a copy of long_context/logn.py."""
-    scale = m.logn_scale(a["positions"], a["train_length"], "float64")
+    scale = m.logn_scale(a["positions"], a["train_length"], table_dtype(a["q"]))
     return (m.logn_forward(a["q"], scale)[0],)
 
 
 def pull(m: ModuleType, a: Arguments, dy: tuple[Array, ...]) -> dict[str, Array]:
     """Compute the gradient of the queries with a copy of long_context/logn.py."""
-    scale = m.logn_scale(a["positions"], a["train_length"], "float64")
+    scale = m.logn_scale(a["positions"], a["train_length"], table_dtype(a["q"]))
     _, cache = m.logn_forward(a["q"], scale)
     return {"q": m.logn_backward(dy[0], cache)}
 
@@ -62,21 +67,21 @@ PROBES = (
 )
 
 _N = "n = xp.maximum(positions.astype(dtype) + 1, train_length)"
-_POSITIONS = "positions.astype(dtype) + 1, train"
+_POSITIONS = "positions.astype(dtype) + 1"
 _SCALE = "1 + xp.log(n / train_length) / math.log(train_length)"
 _Y = "y: Array = widen(q) * scale"
 FORWARD = (
     Mistake(
         "position_for_length",
         _POSITIONS,
-        "positions.astype(dtype), train",
+        "positions.astype(dtype)",
         "the logarithm is that of the position; a query at position p has p + 1 tokens.",
         "Positions start at 0: how many keys does the first query see?",
     ),
     Mistake(
         "one_too_many",
         _POSITIONS,
-        "positions.astype(dtype) + 2, train",
+        "positions.astype(dtype) + 2",
         "the logarithm is that of p + 2; a query at position p has p + 1 tokens.",
         "Positions start at 0: how many keys does the first query see?",
     ),
@@ -92,14 +97,14 @@ FORWARD = (
     Mistake(
         "length_of_text",
         _POSITIONS,
-        "0 * positions.astype(dtype) + positions.max() + 1, train",
+        "0 * positions.astype(dtype) + positions.max() + 1",
         "all queries get the factor of the last one; each has its own.",
         "A longer text must not change what its first tokens get.",
     ),
     Mistake(
         "index_for_position",
         _POSITIONS,
-        "xp.arange(len(positions), dtype=dtype) + 1, train",
+        "xp.arange(len(positions), dtype=dtype) + 1",
         "the positions are not looked at: the queries are counted from 0.",
         "With a cache, the first new query is not the first token.",
     ),
@@ -126,8 +131,8 @@ FORWARD = (
     ),
     Mistake(
         "base_512",
-        _SCALE,
-        "xp.maximum(1, xp.log(positions.astype(dtype) + 1) / math.log(512))",
+        f", train_length)\n    scale: Array = {_SCALE}",
+        ", 1)\n    scale: Array = xp.maximum(1, xp.log(n) / math.log(512))",
         "the logarithm has base 512, as in the note LogN comes from; here its base is the trained "
         "length.",
         "Where does the factor begin to grow?",

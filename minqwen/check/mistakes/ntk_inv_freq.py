@@ -33,7 +33,13 @@ PROBES = (
     probe(6, 500.0, 31.0, "three pairs, a large alpha"),
 )
 
-_BASE = "base * alpha ** (head_dim / (head_dim - 2))"
+_POWER = " ** (head_dim / (head_dim - 2))"
+_BASE = "float(base * alpha"
+_ADDED = """    if alpha == 1:
+        return float(base)
+    if not head_dim > 2:
+        raise ValueError(f"head_dim must be above 2, to have a pair to slow down, got {head_dim}")
+    return float(base * alpha"""
 _CALL = "rope_inv_freq(head_dim, ntk_base(base, alpha, head_dim), dtype)"
 _PLAIN = "rope_inv_freq(head_dim, base, dtype)"
 _EXPONENT = "np.arange(0, head_dim, 2, dtype=np.float64) / head_dim"
@@ -41,50 +47,50 @@ ROPE = "minqwen.layers.rope"
 FORWARD = (
     Mistake(
         "exponent_missing",
-        _BASE,
-        "base * alpha",
+        _POWER,
+        "",
         "the base is multiplied by alpha; it must be by alpha to the power Dh / (Dh - 2).",
         "By which factor must the slowest frequency fall, exactly?",
     ),
     Mistake(
         "exponent_upside_down",
-        _BASE,
-        "base * alpha ** ((head_dim - 2) / head_dim)",
+        _POWER,
+        " ** ((head_dim - 2) / head_dim)",
         "the exponent of alpha is (Dh - 2) / Dh; it must be Dh / (Dh - 2).",
         "By which factor must the slowest frequency fall, exactly?",
     ),
     Mistake(
         "half_width",
-        _BASE,
-        "base * alpha ** (head_dim / (head_dim - 4))",
+        _POWER,
+        " ** (head_dim / (head_dim - 4))",
         "the exponent of alpha is made of the number of pairs, not of the width of a head.",
         "By which factor must the slowest frequency fall, exactly?",
     ),
     Mistake(
         "one_for_two",
-        _BASE,
-        "base * alpha ** (head_dim / (head_dim - 1))",
+        _POWER,
+        " ** (head_dim / (head_dim - 1))",
         "the exponent of alpha has Dh - 1 below the line; it is Dh - 2.",
         "By which factor must the slowest frequency fall, exactly?",
     ),
     Mistake(
         "exponent_squared",
-        _BASE,
-        "base * alpha ** (2 * head_dim / (head_dim - 2))",
+        _POWER,
+        " ** (2 * head_dim / (head_dim - 2))",
         "the exponent of alpha is twice too large.",
         "By which factor must the slowest frequency fall, exactly?",
     ),
     Mistake(
         "base_divided",
         _BASE,
-        "base / alpha ** (head_dim / (head_dim - 2))",
+        "float(base / alpha",
         "the base is divided: the slow pairs get faster; they must get slower.",
         "Does a longer text need longer wavelengths, or shorter ones?",
     ),
     Mistake(
         "base_added",
-        _BASE,
-        "base + alpha ** (head_dim / (head_dim - 2))",
+        _ADDED,
+        "    return float(base + alpha",
         "the power of alpha is added to the base; it multiplies it.",
         "By which factor must the slowest frequency fall, exactly?",
     ),

@@ -58,9 +58,16 @@ FORWARD = (
     Mistake(
         "future_visible",
         _MASK,
-        "mask: Array = causal_mask(T, S, like) | ~too_old",
+        "mask: Array = ~too_old",
         "the future is visible: only what is too old is hidden.",
         "The mask has two edges: which one is missing?",
+    ),
+    Mistake(
+        "all_visible",
+        _MASK,
+        "mask: Array = causal_mask(T, S, like) | ~too_old",
+        "every pair is visible: nothing is hidden.",
+        "The mask has two edges, and a pair has to be between them: and, or or?",
     ),
     Mistake(
         "window_ignored",
