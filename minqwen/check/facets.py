@@ -14,7 +14,7 @@ half precision   no overflow, and as exact as rounding allows, in float16 and bf
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,17 +56,20 @@ def shape_facet(spec: Spec, tried: Sequence[tuple[Probe, Any, Answers]]) -> Face
     return Facet("shape", True, "every output has the right shape")
 
 
-def dtype_facet(spec: Spec, seen: dict[str, tuple[str, ...]]) -> Facet:
+def dtype_facet(
+    spec: Spec, seen: dict[str, tuple[str, ...]], exempt: Collection[str] = ()
+) -> Facet:
     """Say whether the outputs have the dtype of the inputs.
 
     Args:
         spec: of the concept.
         seen: dtype of the inputs -> dtypes of the outputs.
+        exempt: outputs that may have another: a single number, such as a loss, and a list.
     """
     wrong = []
     for dtype, outputs in seen.items():
         for name, got in zip(spec.outputs, outputs, strict=False):
-            if name not in spec.exact and got != dtype:
+            if name not in (*spec.exact, *exempt) and got != dtype:
                 wrong.append(f"{name} is {got} for {dtype} inputs")
     if not wrong:
         return Facet("dtype", True, "the outputs have the dtype of the inputs")

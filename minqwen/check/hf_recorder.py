@@ -80,7 +80,7 @@ def load_transformers(folder: str | Path, dtype: str = "float32") -> Any:
 
     Raises:
         ImportError: torch or transformers is missing; with the pip line.
-        ValueError: transformers has no such model, or the weights are .npz.
+        ValueError: transformers has no such model, or the weights are .npz or damaged.
     """
     torch = require_torch()
     try:
@@ -95,13 +95,17 @@ def load_transformers(folder: str | Path, dtype: str = "float32") -> Any:
         raise ValueError(f"{folder}: transformers reads safetensors, not .npz; save it as such")
     more = {"experts_implementation": "eager"} if kind.endswith("moe") else {}
     with quiet():
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=getattr(torch, dtype),
-            attn_implementation="eager",
-            local_files_only=True,
-            **more,
-        )
+        try:
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=getattr(torch, dtype),
+                attn_implementation="eager",
+                local_files_only=True,
+                **more,
+            )
+        except Exception as error:  # of damaged files it makes errors of many kinds
+            says = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ValueError(f"{folder}: transformers cannot open it: {says}") from error
     model.train(False)
     return model
 

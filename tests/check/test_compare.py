@@ -149,6 +149,22 @@ def test_what_is_not_a_matter_of_values():
     assert "y is float64 for float32 inputs" in facet(report, "dtype").says
     assert facet(report, "values").ok
 
+    def as_a_list(x, w, eps):
+        return rmsnorm(x, w, eps).tolist()
+
+    report = compare("rmsnorm", as_a_list)
+    assert facet(report, "dtype").ok
+    assert "made an array of it" in report.notes[0]
+
+    def loss(logits, labels, loss_mask):
+        z = logits.astype(float)
+        lse = np.log(np.exp(z - z.max(-1, keepdims=True)).sum(-1)) + z.max(-1)
+        nll = lse - np.take_along_axis(z, np.maximum(labels, 0)[..., None], -1)[..., 0]
+        counts = (labels != -100) & (True if loss_mask is None else loss_mask)
+        return float(nll[counts].mean()) if counts.any() else 0.0
+
+    assert facet(compare("cross_entropy", loss), "dtype").ok  # a loss may be wider
+
     generator = np.random.default_rng(0)
 
     def dropout_left_on(x, w, eps):
