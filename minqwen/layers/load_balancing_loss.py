@@ -87,9 +87,8 @@ def load_balancing_loss_forward(
     real, tokens = real_tokens(real, router_logits)
 
     probs = xp.where(real[:, None], softmax(router_logits)[0], 0)
-    f = count_choices(expert_ids, E, real).astype(probs.dtype) / (
-        tokens if f_sums_to_k else tokens * K
-    )  # (E,)
+    choices = count_choices(expert_ids, E, real).astype(probs.dtype)
+    f = choices / (tokens if f_sums_to_k else tokens * K)  # (E,)
     P = column_sums(probs) / tokens  # (E,)
     loss = E * (f * P).sum()
     return loss, LoadBalancingLossCache(probs, f, tokens, router_logits.dtype)
