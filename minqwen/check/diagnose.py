@@ -61,9 +61,20 @@ def right_module(spec: Spec) -> ModuleType:
     return importlib.import_module(spec.module)
 
 
-def fits(spec: Spec, got: Answers, other: Answers, arguments: Arguments, dtype: str) -> bool:
-    """Say whether two answers are the same, up to rounding in this dtype."""
-    allowed = 4 * limit(dtype, terms_of(arguments), spec.depth)
+def fits(
+    spec: Spec, got: Answers, other: Answers, arguments: Arguments, dtype: str, slack: float = 4.0
+) -> bool:
+    """Say whether two answers are the same, up to rounding in this dtype.
+
+    Args:
+        spec: of the concept.
+        got: a stranger's answers.
+        other: ours, or those of a changed copy.
+        arguments: for which both are.
+        dtype: in which the stranger computes.
+        slack: times the limit of a right answer; a mistake may enlarge rounding.
+    """
+    allowed = slack * limit(dtype, terms_of(arguments), spec.depth)
     for name, a in got.items():
         b = other.get(name)
         if b is None or np.shape(a) != np.shape(b):

@@ -22,8 +22,8 @@ import numpy as np
 
 from .diagnose import Answers, Tried
 from .difference import Difference, find_difference, shape_difference
-from .limits import limit, terms_of, units_off
-from .spec import Arguments, Probe, Spec
+from .limits import limit, terms_of
+from .spec import Probe, Spec
 
 
 @dataclass
@@ -139,21 +139,6 @@ def differences(spec: Spec, one: Tried, dtype: str) -> dict[str, Difference]:
         if difference is not None:
             found[f"{one.probe.name}: {name}"] = difference
     return found
-
-
-def is_right(spec: Spec, got: Answers, want: Answers, arguments: Arguments, dtype: str) -> bool:
-    """Say whether all answers to one input are right, up to rounding."""
-    allowed = limit(dtype, terms_of(arguments), spec.depth)
-    for name, a in got.items():
-        b = want[name]
-        if np.shape(a) != np.shape(b):
-            return False
-        if name in spec.exact:
-            if not np.array_equal(a, b):
-                return False
-        elif (units_off(a, b, dtype) > allowed).any():
-            return False
-    return True
 
 
 def precision_facet(

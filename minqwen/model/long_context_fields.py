@@ -78,7 +78,7 @@ def check_long_context(config: QwenConfig) -> None:
     for name in ("rope_scaling", "dual_chunk_attention_config"):
         value = getattr(config, name)
         good = value is None or isinstance(value, dict)
-        _require(name, good, "an object or null", value)
+        require_field(name, good, "an object or null", value)
     _check_rope_scaling(config.rope_scaling, rope_type(config))
     _check_windows(config)
     if config.dual_chunk_attention_config is not None:
@@ -101,60 +101,69 @@ def _check_rope_scaling(scaling: Any, kind: str) -> None:
         return  # nothing to compute with, or not ours: see unsupported_long_context
     get = scaling.get
     factor = get("factor")
-    good = _number(factor, 1) or (factor is None and kind == "yarn")  # YaRN can do without
-    _require("rope_scaling.factor", good, "at least 1", factor)
+    good = is_number(factor, 1) or (factor is None and kind == "yarn")  # YaRN can do without
+    require_field("rope_scaling.factor", good, "at least 1", factor)
     for name in ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"):
         value = get(name)
-        _require(f"rope_scaling.{name}", value is None or _number(value, 0), "0 or above", value)
+        require_field(
+            f"rope_scaling.{name}", value is None or is_number(value, 0), "0 or above", value
+        )
     value = get("attention_factor")
-    _require("rope_scaling.attention_factor", value is None or value > 0, "above 0", value)
+    require_field("rope_scaling.attention_factor", value is None or value > 0, "above 0", value)
     value = get("truncate", True)
-    _require("rope_scaling.truncate", isinstance(value, bool), "true or false", value)
+    require_field("rope_scaling.truncate", isinstance(value, bool), "true or false", value)
     name, value = "original_max_position_embeddings", get("original_max_position_embeddings")
-    _require(f"rope_scaling.{name}", value is None or _whole(value, 1), "a whole number", value)
+    require_field(
+        f"rope_scaling.{name}", value is None or is_whole(value, 1), "a whole number", value
+    )
 
 
 def _check_windows(config: QwenConfig) -> None:
     L, value = config.num_hidden_layers, config.sliding_window
-    _require("sliding_window", value is None or _whole(value, 1), "a whole number or null", value)
+    require_field(
+        "sliding_window", value is None or is_whole(value, 1), "a whole number or null", value
+    )
     first = config.max_window_layers
-    _require("max_window_layers", _whole(first, 0), "a whole number", first)
+    require_field("max_window_layers", is_whole(first, 0), "a whole number", first)
     kinds = config.layer_types
     fits = isinstance(kinds, list) and len(kinds) == L and all(k in LAYER_TYPES for k in kinds)
     wanted = f"a list of L={L} times {' or '.join(LAYER_TYPES)}, or null"
-    _require("layer_types", kinds is None or fits, wanted, kinds)
+    require_field("layer_types", kinds is None or fits, wanted, kinds)
     windows = config.layer_windows
     fits = isinstance(windows, list) and len(windows) == L
-    fits = fits and all(W is None or _whole(W, 1) for W in windows or ())
+    fits = fits and all(W is None or is_whole(W, 1) for W in windows or ())
     wanted = f"a list of L={L} whole numbers, null where a layer sees all, or null"
-    _require("layer_windows", windows is None or fits, wanted, windows)
+    require_field("layer_windows", windows is None or fits, wanted, windows)
 
 
 def _check_chunks(chunks: dict[str, Any]) -> None:
     def require(name: str, good: bool, wanted: str) -> None:
-        _require(f"dual_chunk_attention_config.{name}", good, wanted, chunks.get(name))
+        require_field(f"dual_chunk_attention_config.{name}", good, wanted, chunks.get(name))
 
     get = chunks.get
     c: Any = get("chunk_size")
     w: Any = get("local_size")
-    require("chunk_size", _whole(c, 2), "a whole number of at least 2")
-    require("local_size", _whole(w, 1) and w < c, f"from 1 to {c - 1}")
+    require("chunk_size", is_whole(c, 2), "a whole number of at least 2")
+    require("local_size", is_whole(w, 1) and w < c, f"from 1 to {c - 1}")
     highest = get("highest_position", c - 1)
-    fits = _whole(highest, c - 1) and highest <= c
+    fits = is_whole(highest, c - 1) and highest <= c
     require("highest_position", fits, f"{c - 1} (the paper) or {c} (released)")
     original = get("original_max_position_embeddings", 1)
-    require("original_max_position_embeddings", _whole(original, 1), "a whole number")
+    require("original_max_position_embeddings", is_whole(original, 1), "a whole number")
 
 
-def _require(name: str, good: bool, wanted: str, value: Any) -> None:
+def require_field(name: str, good: bool, wanted: str, value: Any) -> None:
+    """Raise ValueError that names a field, what it must be and what it is, unless it is good."""
     if not good:
         raise ValueError(f"{name} must be {wanted}, got {value!r}")
 
 
-def _whole(value: Any, least: int) -> Any:
+def is_whole(value: Any, least: int) -> Any:
+    """Say whether a value is a whole number of at least so much."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def _number(value: Any, least: float) -> bool:
+def is_number(value: Any, least: float) -> bool:
+    """Say whether a value is a finite number of at least so much."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return is_number and least <= value < float("inf")

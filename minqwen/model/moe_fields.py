@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .long_context_fields import is_number, is_whole, require_field
+
 if TYPE_CHECKING:
     from .config import QwenConfig
 
@@ -98,17 +100,18 @@ def check_moe(config: QwenConfig) -> None:
     """Raise ValueError, naming the field, when one of them has an impossible value."""
     E, K = config.num_experts, config.num_experts_per_tok
     for name in MOE_FIELDS[:4]:
-        _require(name, _whole(getattr(config, name), 0), "a whole number", getattr(config, name))
+        require_field(
+            name, is_whole(getattr(config, name), 0), "a whole number", getattr(config, name)
+        )
     value: Any = config.decoder_sparse_step
-    _require("decoder_sparse_step", _whole(value, 1), "a whole number of at least 1", value)
+    require_field("decoder_sparse_step", is_whole(value, 1), "a whole number of at least 1", value)
     value = config.norm_topk_prob
-    _require("norm_topk_prob", isinstance(value, bool), "true or false", value)
+    require_field("norm_topk_prob", isinstance(value, bool), "true or false", value)
     value = config.router_aux_loss_coef
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    _require("router_aux_loss_coef", number and 0 <= value < float("inf"), "0 or above", value)
+    require_field("router_aux_loss_coef", is_number(value, 0), "0 or above", value)
     value = config.mlp_only_layers
-    good = isinstance(value, list) and all(_whole(i, 0) for i in value)
-    _require("mlp_only_layers", good, "a list of layer numbers", value)
+    good = isinstance(value, list) and all(is_whole(i, 0) for i in value)
+    require_field("mlp_only_layers", good, "a list of layer numbers", value)
     if E and config.model_type not in MOE_TYPES:
         raise ValueError(
             f"num_experts={E} needs model_type {' or '.join(MOE_TYPES)}, got {config.model_type!r}"
@@ -121,12 +124,3 @@ def check_moe(config: QwenConfig) -> None:
         raise ValueError(
             "shared_expert_intermediate_size must be 0: qwen3_moe has no shared expert"
         )
-
-
-def _require(name: str, good: bool, wanted: str, value: Any) -> None:
-    if not good:
-        raise ValueError(f"{name} must be {wanted}, got {value!r}")
-
-
-def _whole(value: Any, least: int) -> Any:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least

@@ -6,13 +6,12 @@ wiring the comparison with the file that transformers wrote.
 
 import dataclasses
 import importlib
-import pathlib
-import sys
 import types
 
 import numpy as np
 import pytest
 from helpers import model_fixture
+from helpers.edits import edited
 from helpers.model_fixture import MODELS, logits_error, loss_and_gradient_errors
 from helpers.references import causal_mask, reference_error
 
@@ -1340,24 +1339,15 @@ CHOICE = [
 ]
 
 
-def edited(module, old, new):
-    """Return a copy of the module with one edit."""
-    source = pathlib.Path(module.__file__).read_text(encoding="utf-8")
-    assert source.count(old) == 1, f"{old!r} stands {source.count(old)} times in {module.__name__}"
-    copy = types.ModuleType(module.__name__ + "_wrong")
-    copy.__package__ = module.__package__
-    sys.modules[copy.__name__] = copy
-    exec(compile(source.replace(old, new), module.__file__, "exec"), copy.__dict__)
-    return copy
-
-
 def wrapped(function, module, name):
     """Return `function`, an adapter of the table, calling the edited pair."""
     if function.__name__ == name and hasattr(module, name):
         return getattr(module, name)
     scope = dict(function.__globals__)
     for key in list(scope):
-        if hasattr(module, key) and getattr(scope[key], "__module__", "") == module.__name__[:-6]:
+        if hasattr(module, key) and getattr(
+            scope[key], "__module__", ""
+        ) == module.__name__.removesuffix("_edited"):
             scope[key] = getattr(module, key)
     return types.FunctionType(function.__code__, scope, function.__name__, function.__defaults__)
 

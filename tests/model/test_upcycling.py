@@ -3,11 +3,10 @@
 import dataclasses
 import itertools
 import json
-import pathlib
-import types
 
 import numpy as np
 import pytest
+from helpers.edits import edited
 from helpers.models import random_params, small_config
 
 from minqwen.layers.cross_entropy import cross_entropy_forward
@@ -574,16 +573,6 @@ def test_more_errors():
 
 
 # ---- known mistakes
-
-
-def edited(module, old, new):
-    """Return a copy of the module with one edit."""
-    source = pathlib.Path(module.__file__).read_text(encoding="utf-8")
-    assert source.count(old) == 1, f"{old!r} stands {source.count(old)} times"
-    copy = types.ModuleType(module.__name__ + "_wrong")
-    copy.__package__ = module.__package__
-    exec(compile(source.replace(old, new), module.__file__, "exec"), copy.__dict__)
-    return copy
 
 
 def error_of_sum(module):
