@@ -4,7 +4,7 @@ import json
 
 from helpers.commands import error_of
 
-from minqwen.check.explain_subject import all_names
+from minqwen.check.explanation.subject import all_names
 from minqwen.cli import main
 
 

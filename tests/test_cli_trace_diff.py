@@ -8,7 +8,7 @@ import pytest
 from helpers.commands import STORY, error_of, write_story
 from helpers.models import random_params, small_config
 
-from minqwen.check.trace_file import Trace
+from minqwen.check.tracing.trace_file import Trace
 from minqwen.cli import main
 from minqwen.model.checkpoint import load_checkpoint, save_checkpoint
 from minqwen.model.language_model import language_model_forward

@@ -11,8 +11,8 @@ import shlex
 
 import pytest
 
-from minqwen.check.explain_mistakes import mistakes_named
-from minqwen.check.explain_subject import all_names
+from minqwen.check.explanation.mistakes_text import mistakes_named
+from minqwen.check.explanation.subject import all_names
 from minqwen.check.specs import names as spec_names
 from minqwen.cli import build_parser
 from minqwen.tokenizer.bpe import Tokenizer

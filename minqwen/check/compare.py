@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array
-from .arrays import round_to
 from .diagnose import Answers, Diagnosis, Tried, diagnose, fits, right_module
 from .facets import Facet, dtype_facet, precision_facet, shape_facet, value_facet
 from .limits import limit, terms_of, units_off
+from .outside.arrays import round_to
+from .outside.worker import InProcess, Reply, Worker
 from .report import Report
 from .spec import Arguments, Probe, Spec
 from .specs import spec as spec_of
-from .worker import InProcess, Reply, Worker
 
 HALVES = ("float16", "bfloat16")
 

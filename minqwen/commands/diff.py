@@ -26,9 +26,9 @@ from pathlib import Path
 import numpy as np
 
 from ..backend import Array
-from ..check.diff_text import text
-from ..check.tensor_diff import as_dict, compare_traces
-from ..check.trace_file import Trace
+from ..check.tracing.diff_text import text
+from ..check.tracing.tensor_diff import as_dict, compare_traces
+from ..check.tracing.trace_file import Trace
 from ..model.checkpoint import load_checkpoint
 from ..model.config import QwenConfig
 from .files import checkpoint_of

@@ -11,10 +11,10 @@ import argparse
 import json
 
 from ..check.concepts import CONCEPTS
-from ..check.explain import explain
-from ..check.explain_mistakes import explain_mistake
-from ..check.explain_subject import all_names
-from ..check.explain_text import data_of, mistake_data, mistake_text, text_of
+from ..check.explanation.explain import explain
+from ..check.explanation.mistakes_text import explain_mistake
+from ..check.explanation.subject import all_names
+from ..check.explanation.text import data_of, mistake_data, mistake_text, text_of
 from ..check.specs import names, spec
 from .files import require_seed
 

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array
-from ..check.trace import trace_model
-from ..check.trace_file import Trace
+from ..check.tracing.trace import trace_model
+from ..check.tracing.trace_file import Trace
 from ..model.atomic_folder import whole
 from ..model.checkpoint import load_checkpoint
 from ..tokenizer.bpe import Tokenizer
@@ -109,7 +109,7 @@ def trace_of_ours(args: argparse.Namespace, ids: Array) -> tuple[Trace, dict[str
 
 def trace_of_transformers(args: argparse.Namespace, ids: Array) -> Trace:
     """Let transformers open the same folder, and trace it."""
-    from ..check.hf_recorder import load_transformers, record_transformers
+    from ..check.tracing.hf_recorder import load_transformers, record_transformers
 
     model = load_transformers(whole(checkpoint_of(args.folder)), args.dtype)
     found = record_transformers(model, ids, backward=args.backward)

@@ -5,7 +5,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from minqwen.check.worker import Worker
+from minqwen.check.outside.worker import Worker
 
 X = {"x": np.arange(6.0).reshape(2, 3) + 1, "w": np.array([1.0, 2.0, -1.0]), "eps": 0.5}
 

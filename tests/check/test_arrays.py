@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from minqwen.check.arrays import (
+from minqwen.check.outside.arrays import (
     FLOATS,
     dtype_name,
     from_framework,
@@ -14,7 +14,7 @@ from minqwen.check.arrays import (
     round_to,
     to_framework,
 )
-from minqwen.check.user_function import contents
+from minqwen.check.outside.user_function import contents
 
 SPECIAL = np.array(
     [0.0, -0.0, 1.0, -1 / 3, 1e-3, 65504.0, 65519.9, 7e4, 1e-7, 6e-8, 2.9e-8, 1e-40, 1e39, np.inf]

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from minqwen.check.concepts import BOUND, CONCEPTS, concept
-from minqwen.check.explain import explain
-from minqwen.check.explain_examples import ROW_EXAMPLES, SPEC_EXAMPLES
-from minqwen.check.explain_lines import described, watch
-from minqwen.check.explain_mistakes import (
+from minqwen.check.explanation.examples import ROW_EXAMPLES, SPEC_EXAMPLES
+from minqwen.check.explanation.explain import explain
+from minqwen.check.explanation.lines import described, watch
+from minqwen.check.explanation.mistakes_text import (
     Effect,
     answers,
     best_example,
@@ -21,9 +21,9 @@ from minqwen.check.explain_mistakes import (
     explain_mistake,
     mistakes_named,
 )
-from minqwen.check.explain_numbers import aligned, table, written
-from minqwen.check.explain_subject import all_names, subject
-from minqwen.check.explain_text import data_of, mistake_text, text_of
+from minqwen.check.explanation.numbers import aligned, table, written
+from minqwen.check.explanation.subject import all_names, subject
+from minqwen.check.explanation.text import data_of, mistake_text, text_of
 from minqwen.check.specs import names as spec_names
 from minqwen.check.specs import spec
 from minqwen.layers import rmsnorm, swiglu

@@ -5,7 +5,7 @@ import struct
 import numpy as np
 import pytest
 
-from minqwen.check.messages import (
+from minqwen.check.outside.messages import (
     KINDS,
     MAGIC,
     Damaged,

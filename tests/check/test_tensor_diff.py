@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from helpers.models import random_params, small_config
 
-from minqwen.check.diff_text import text
-from minqwen.check.tensor_diff import as_dict, compare_traces
-from minqwen.check.tensor_layout import match_names, to_our_layout
-from minqwen.check.tensor_patterns import patterns, rounded
-from minqwen.check.trace import trace_model
-from minqwen.check.trace_file import Trace
+from minqwen.check.tracing.diff_text import text
+from minqwen.check.tracing.tensor_diff import as_dict, compare_traces
+from minqwen.check.tracing.tensor_layout import match_names, to_our_layout
+from minqwen.check.tracing.tensor_patterns import patterns, rounded
+from minqwen.check.tracing.trace import trace_model
+from minqwen.check.tracing.trace_file import Trace
 
 IDS = np.random.default_rng(0).integers(0, 61, (2, 7))
 
@@ -243,7 +243,7 @@ def test_positions_that_count_padding():
     params = random_params(config)
     mask = np.ones((2, 7), bool)
     mask[1, :3] = False
-    from minqwen.check import trace as tracer
+    from minqwen.check.tracing import trace as tracer
     from minqwen.model.language_model import language_model_forward
 
     ours = trace_model(params, config, IDS, attention_mask=mask)

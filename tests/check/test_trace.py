@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from helpers.models import random_params, small_config
 
-from minqwen.check.trace import trace, trace_model
-from minqwen.check.trace_file import Trace
-from minqwen.check.trace_steps import all_steps
+from minqwen.check.tracing.trace import trace, trace_model
+from minqwen.check.tracing.trace_file import Trace
+from minqwen.check.tracing.trace_steps import all_steps
 from minqwen.layers.embedding import EmbeddingCache, embedding_backward
 from minqwen.layers.rmsnorm import rmsnorm_backward, rmsnorm_forward
 from minqwen.layers.rope import rope_forward, rope_inv_freq, rope_tables

@@ -10,10 +10,10 @@ import time
 import numpy as np
 import pytest
 
-from minqwen.check import worker_main
-from minqwen.check.messages import Problem
-from minqwen.check.user_file import is_file, split_target
-from minqwen.check.worker import InProcess, Worker, limits_here
+from minqwen.check.outside import worker_main
+from minqwen.check.outside.messages import Problem
+from minqwen.check.outside.user_file import is_file, split_target
+from minqwen.check.outside.worker import InProcess, Worker, limits_here
 
 X = {"x": np.arange(6.0).reshape(2, 3) + 1, "w": np.array([1.0, 2.0, -1.0]), "eps": 0.5}
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the limit exists on Linux")
@@ -461,7 +461,7 @@ def test_a_forged_reply_is_only_numbers(write, right_id):
     text = f"""{CHANNEL}
 import sys
 import numpy as np
-from minqwen.check.messages import Reply, pack, write_reply
+from minqwen.check.outside.messages import Reply, pack, write_reply
 def f(x, w, eps):
     frame = sys._getframe()
     while "header" not in frame.f_locals:
@@ -613,7 +613,7 @@ def test_busy_threads_end_with_the_clock(ask):
 def test_the_process_limits_itself_when_the_checker_is_gone(code, sign):
     import signal
 
-    text = f"import time\nfrom minqwen.check import worker_main as w\n{code}"
+    text = f"import time\nfrom minqwen.check.outside import worker_main as w\n{code}"
     done = subprocess.run([sys.executable, "-c", text], cwd=os.getcwd(), timeout=20)
     assert -done.returncode == (getattr(signal, sign) if sign else 0)
 

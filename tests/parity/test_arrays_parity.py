@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from minqwen.check.arrays import (
+from minqwen.check.outside.arrays import (
     FLOATS,
     dtype_name,
     from_framework,
@@ -13,7 +13,7 @@ from minqwen.check.arrays import (
     round_to,
     to_framework,
 )
-from minqwen.check.worker import InProcess, Worker
+from minqwen.check.outside.worker import InProcess, Worker
 
 pytestmark = pytest.mark.parity
 RNG = np.random.default_rng(0)

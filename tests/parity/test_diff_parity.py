@@ -10,11 +10,11 @@ import pytest
 from helpers.models import random_params, small_config
 from parity.oracle import transformers_model
 
-from minqwen.check.diff_text import text
-from minqwen.check.hf_recorder import load_transformers, record, record_transformers
-from minqwen.check.tensor_diff import compare_traces
-from minqwen.check.trace import trace_model
-from minqwen.check.trace_file import Trace
+from minqwen.check.tracing.diff_text import text
+from minqwen.check.tracing.hf_recorder import load_transformers, record, record_transformers
+from minqwen.check.tracing.tensor_diff import compare_traces
+from minqwen.check.tracing.trace import trace_model
+from minqwen.check.tracing.trace_file import Trace
 from minqwen.model.checkpoint import save_checkpoint
 
 torch = pytest.importorskip("torch")

@@ -21,8 +21,8 @@ from minqwen.check import diagnose
 from minqwen.check.compare import Comparison, compare
 from minqwen.check.diagnose import fits
 from minqwen.check.edited import Edit, edited_module, edited_text, source_of
+from minqwen.check.outside.worker import InProcess
 from minqwen.check.specs import spec as spec_of
-from minqwen.check.worker import InProcess
 
 FOLDER = Path(__file__).parent
 MARK = "# --- planted"

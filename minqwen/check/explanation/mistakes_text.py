@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backend import Array
-from .edited import Edit, edited_module, edited_text, source_of
-from .explain_subject import Answers, Subject, float_arrays, size_of, subject, upstream_of
-from .spec import Arguments, Mistake, Spec
-from .specs import names as spec_names
-from .specs import spec as spec_of
+from ...backend import Array
+from ..edited import Edit, edited_module, edited_text, source_of
+from ..spec import Arguments, Mistake, Spec
+from ..specs import names as spec_names
+from ..specs import spec as spec_of
+from .subject import Answers, Subject, float_arrays, size_of, subject, upstream_of
 
 SEEN = 1e-9  # of the scale: what counts as another number
 BEST = 0.1  # of the scale: an example shows a mistake well from here on

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backend import Array
+from ...backend import Array
 
 KINDS = (
     "missing file",

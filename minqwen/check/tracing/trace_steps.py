@@ -15,22 +15,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backend import Array
-from ..layers.attention import attention_forward
-from ..layers.linear import linear_forward
-from ..layers.moe_experts import moe_experts_forward
-from ..layers.moe_router import moe_router_forward, softmax
-from ..layers.rmsnorm import rmsnorm_forward
-from ..layers.rope import rope_forward
-from ..layers.swiglu import sigmoid
-from ..long_context.dual_chunk import DualChunkTables, dual_chunk_attention_forward
-from ..long_context.logn import logn_forward
-from ..model.config import QwenConfig
-from ..model.layer_plan import LayerPlan, PositionTables, layer_plans, position_tables, row_lengths
-from ..model.moe_fields import sparse_layers
-from ..model.rope_scaling import depends_on_length
-from ..model.self_attention import join_heads, split_heads
-from ..params import Params
+from ...backend import Array
+from ...layers.attention import attention_forward
+from ...layers.linear import linear_forward
+from ...layers.moe_experts import moe_experts_forward
+from ...layers.moe_router import moe_router_forward, softmax
+from ...layers.rmsnorm import rmsnorm_forward
+from ...layers.rope import rope_forward
+from ...layers.swiglu import sigmoid
+from ...long_context.dual_chunk import DualChunkTables, dual_chunk_attention_forward
+from ...long_context.logn import logn_forward
+from ...model.config import QwenConfig
+from ...model.layer_plan import LayerPlan, PositionTables, layer_plans, position_tables, row_lengths
+from ...model.moe_fields import sparse_layers
+from ...model.rope_scaling import depends_on_length
+from ...model.self_attention import join_heads, split_heads
+from ...params import Params
 
 Call = Callable[..., tuple[Array, ...]]  # a function of the bank, by keyword
 OnBank = Callable[..., Array]  # (call, *inputs) -> what the step gives if `call` computes it

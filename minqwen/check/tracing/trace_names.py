@@ -29,20 +29,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from ..backend import Array, array_module, to_numpy, widen
-from ..layers.block_attention import BlockAttentionCache, tile_scores
-from ..layers.linear import LinearCache, linear_forward
-from ..layers.moe import MoeCache
-from ..layers.rmsnorm import RMSNormCache, rmsnorm_forward
-from ..layers.rope import RopeCache, rope_forward
-from ..layers.swiglu import SwigluCache
-from ..long_context.dual_chunk import DualChunkCache
-from ..long_context.logn import logn_forward
-from ..model.config import QwenConfig
-from ..model.decoder_block import DecoderBlockCache
-from ..model.language_model import LanguageModelCache
-from ..model.self_attention import SelfAttentionCache, split_heads
-from ..params import Params, scope
+from ...backend import Array, array_module, to_numpy, widen
+from ...layers.block_attention import BlockAttentionCache, tile_scores
+from ...layers.linear import LinearCache, linear_forward
+from ...layers.moe import MoeCache
+from ...layers.rmsnorm import RMSNormCache, rmsnorm_forward
+from ...layers.rope import RopeCache, rope_forward
+from ...layers.swiglu import SwigluCache
+from ...long_context.dual_chunk import DualChunkCache
+from ...long_context.logn import logn_forward
+from ...model.config import QwenConfig
+from ...model.decoder_block import DecoderBlockCache
+from ...model.language_model import LanguageModelCache
+from ...model.self_attention import SelfAttentionCache, split_heads
+from ...params import Params, scope
 
 MOST_PROBS = 1 << 22  # attention probabilities of a layer; more are left out
 

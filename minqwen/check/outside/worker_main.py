@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array
+from ...backend import Array
 from .arrays import require, to_framework
 from .messages import MAX_BODY, Damaged, Problem, Reply, pack, read_frame, read_tree, write_reply
 from .user_file import Trouble, load_function, problem_of

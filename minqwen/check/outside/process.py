@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..backend import Array
+from ...backend import Array
 from .messages import Damaged, pack, read_frame
 from .worker_main import read_all, write_all
 
@@ -41,10 +41,10 @@ class Process:
     """A process in which worker_main runs; keep: how many bytes of its prints are kept."""
 
     def __init__(self, keep: int) -> None:
-        root = str(Path(__file__).parents[2])
+        root = str(Path(__file__).parents[3])
         code = (
             f"import sys; sys.path.insert(0, {root!r})\n"
-            "from minqwen.check.worker_main import main\n"
+            "from minqwen.check.outside.worker_main import main\n"
             f"sys.path.remove({root!r}) if {root!r} in sys.path[1:] else None\nmain()"
         )
         environment = dict(os.environ)

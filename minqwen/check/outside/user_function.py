@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backend import Array
+from ...backend import Array
 from . import arrays
 from .arrays import from_framework, is_array, is_float, kind_of, to_framework
 from .messages import Problem, Reply

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backend import Array
-from .concept_row import Concept
-from .concepts import CONCEPTS
-from .explain_examples import ROW_EXAMPLES, SPEC_EXAMPLES, rounded, some
-from .spec import Arguments, Spec
-from .specs import names as spec_names
-from .specs import spec as spec_of
+from ...backend import Array
+from ..concept_row import Concept
+from ..concepts import CONCEPTS
+from ..spec import Arguments, Spec
+from ..specs import names as spec_names
+from ..specs import spec as spec_of
+from .examples import ROW_EXAMPLES, SPEC_EXAMPLES, rounded, some
 
 Answers = dict[str, Array]  # outputs or gradients by name
 

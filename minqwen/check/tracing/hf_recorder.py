@@ -24,8 +24,8 @@ from unittest import mock
 
 import numpy as np
 
-from ..backend import Array
-from ..model.config import QwenConfig
+from ...backend import Array
+from ...model.config import QwenConfig
 from .trace_file import Trace
 
 KINDS = ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe")

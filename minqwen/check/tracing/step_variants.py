@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backend import Array
-from ..layers.moe_router import softmax
-from ..layers.rmsnorm import rmsnorm_forward
-from ..layers.rope import rope_forward, rope_inv_freq, rope_tables
-from ..layers.swiglu import sigmoid
-from .edited import Edit, edited_module
-from .spec import Mistake
-from .specs import names, spec
+from ...backend import Array
+from ...layers.moe_router import softmax
+from ...layers.rmsnorm import rmsnorm_forward
+from ...layers.rope import rope_forward, rope_inv_freq, rope_tables
+from ...layers.swiglu import sigmoid
+from ..edited import Edit, edited_module
+from ..spec import Mistake
+from ..specs import names, spec
 from .trace_steps import Step
 
 LAYER = re.compile(r"model\.layers\.(\d+)\.(.*)")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array
+from ...backend import Array
 
 WIDTH = 100
 ROWS = 12  # of an array that are printed

@@ -29,16 +29,16 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, to_numpy
-from ..layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
-from ..model.config import QwenConfig
-from ..model.decoder_block import decoder_block_backward, decoder_block_forward
-from ..model.language_model import (
+from ...backend import Array, to_numpy
+from ...layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
+from ...model.config import QwenConfig
+from ...model.decoder_block import decoder_block_backward, decoder_block_forward
+from ...model.language_model import (
     LanguageModelCache,
     language_model_backward,
     language_model_forward,
 )
-from ..params import Params, unscope
+from ...params import Params, unscope
 from .trace_file import Trace
 from .trace_names import MOST_PROBS, names_of
 

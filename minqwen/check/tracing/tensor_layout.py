@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backend import Array
+from ...backend import Array
 from .trace_file import Trace
 
 PREFIXES = re.compile(r"^(module\.|_orig_mod\.|base_model\.model\.)+")

@@ -17,7 +17,7 @@ from typing import Any
 
 from .messages import Problem, clean
 
-_HERE = str(Path(__file__).parent) + os.sep
+_HERE = str(Path(__file__).parents[1]) + os.sep
 # the words of the libraries when memory is short; their errors are not MemoryErrors
 _SHORT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "RESOURCE_EXH")
 
@@ -68,7 +68,7 @@ def load_function(target: str) -> Callable[..., Any]:
     >>> load_function("no_such.py:f")
     Traceback (most recent call last):
     ...
-    minqwen.check.user_file.Trouble: there is no file no_such.py
+    minqwen.check.outside.user_file.Trouble: there is no file no_such.py
     """
     place, name = split_target(target)
     if is_file(place):

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ..backend import Array
-from .difference import NAMES
-from .limits import UNITS
+from ...backend import Array
+from ..difference import NAMES
+from ..limits import UNITS
 
 Sizes = dict[str, int]  # of axes by letter
 

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backend import Array
-from ..model.config import QwenConfig
-from ..params import Params
-from .difference import NAMES, TIME
-from .limits import UNITS, limit
+from ...backend import Array
+from ...model.config import QwenConfig
+from ...params import Params
+from ..difference import NAMES, TIME
+from ..limits import UNITS, limit
 from .redo import Change, Redo, place_of
 from .step_variants import variants
 from .tensor_layout import Match, axis_sizes, elementary, match_names, to_our_layout

@@ -17,12 +17,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..backend import Array
-from .concepts import CONCEPTS
-from .explain_lines import Described, Step, described, watch
-from .explain_mistakes import Listed, museum
-from .explain_subject import Answers, Subject, float_arrays, subject, upstream_of
-from .gradients import GradientError, compare_gradient, numerical_gradient
+from ...backend import Array
+from ..concepts import CONCEPTS
+from ..gradients import GradientError, compare_gradient, numerical_gradient
+from .lines import Described, Step, described, watch
+from .mistakes_text import Listed, museum
+from .subject import Answers, Subject, float_arrays, subject, upstream_of
 
 
 class Gradient(NamedTuple):

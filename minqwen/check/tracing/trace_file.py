@@ -24,10 +24,10 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, to_numpy
-from ..model.atomic_folder import write_whole
-from ..model.checkpoint import named_dtype, read_npz
-from ..model.config import QwenConfig
+from ...backend import Array, to_numpy
+from ...model.atomic_folder import write_whole
+from ...model.checkpoint import named_dtype, read_npz
+from ...model.config import QwenConfig
 
 METADATA = "__metadata__"  # what an .npz file calls it
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..backend import Array
+from ...backend import Array
 from .step_variants import Variant
 from .trace_steps import Step
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array
-from .rows_model import ATTENTION_SHAPES, BLOCK_SHAPES, EXPERT_SHAPES, MODEL_SHAPES
-from .rows_moe import spread_tokens
-from .spec import Arguments
+from ...backend import Array
+from ..rows_model import ATTENTION_SHAPES, BLOCK_SHAPES, EXPERT_SHAPES, MODEL_SHAPES
+from ..rows_moe import spread_tokens
+from ..spec import Arguments
 
 Rng = np.random.Generator
 HALVES = np.array([-2.0, -1.5, -1.0, -0.5, 0.5, 1.0, 1.5, 2.0])

@@ -34,7 +34,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..backend import Array
+from ...backend import Array
 from .arrays import FLOATS, FRAMEWORKS
 from .messages import Damaged, Problem, Reply, clean, read_reply, write_tree
 from .process import FLOOD_FACTOR, TRACE_BEGINS, Process
@@ -312,7 +312,7 @@ class Worker:
             return printed, ""
         printed, trace = printed[: begins[-1]], printed[begins[-1] :]
         folder = tuple(os.path.dirname(file) + os.sep for file in self.options["files"])
-        ours = str(Path(__file__).parent) + os.sep
+        ours = str(Path(__file__).parents[1]) + os.sep
         places = _TRACE.findall(trace)
         mine = [p for p in places if folder and os.path.abspath(p[0]).startswith(folder)]
         others = [p for p in places if not p[0].startswith((ours, "<"))]

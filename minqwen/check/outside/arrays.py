@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import backend
-from ..backend import Array
+from ... import backend
+from ...backend import Array
 
 FRAMEWORKS = ("numpy", "torch", "jax", "cupy")
 FLOATS = ("float64", "float32", "float16", "bfloat16")

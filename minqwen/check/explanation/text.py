@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array
+from ...backend import Array
+from ..spec import Arguments
 from .explain import Explanation, Gradient
-from .explain_lines import PACKAGE, Step, described
-from .explain_mistakes import Effect, Listed, Shown
-from .explain_numbers import ROWS, WIDTH, beside, plain, table, wrapped, written
-from .explain_subject import Answers
-from .spec import Arguments
+from .lines import PACKAGE, Step, described
+from .mistakes_text import Effect, Listed, Shown
+from .numbers import ROWS, WIDTH, beside, plain, table, wrapped, written
+from .subject import Answers
 
 SHORT = 6  # rows of an intermediate that are printed
 MANY = 8  # arguments, of which two rows each are printed

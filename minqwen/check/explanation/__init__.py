@@ -1,0 +1,1 @@
+"""`minqwen explain`: a concept and its mistakes, with numbers."""

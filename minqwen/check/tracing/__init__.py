@@ -1,0 +1,1 @@
+"""Every tensor of a pass recorded, and two recordings walked until they part."""
