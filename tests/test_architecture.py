@@ -17,7 +17,8 @@ ALLOWED = {  # package -> what it may import of minqwen, beside the foundation a
     "long_context": {"layers"},
     "model": {"layers", "long_context"},
     "training": {"layers", "long_context", "model", "data"},
-    "check": {"layers", "long_context", "model", "training", "data", "tokenizer"},
+    "alignment": {"layers", "long_context", "model", "training", "data", "tokenizer"},
+    "check": {"layers", "long_context", "model", "training", "data", "tokenizer", "alignment"},
     "lab": None,  # the laboratory, the commands and the tour may see everything
     "commands": None,
 }

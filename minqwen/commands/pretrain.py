@@ -143,7 +143,8 @@ def find_warmup(args: argparse.Namespace) -> int:
     checkpoint = last_checkpoint(args.out)
     if checkpoint is None:
         return int(args.steps // 20)
-    return min(int(read_training(checkpoint)["settings"]["warmup_steps"]), int(args.steps))
+    settings = read_training(checkpoint)["settings"]
+    return min(int(settings.get("warmup_steps", args.steps // 20)), int(args.steps))
 
 
 def find_tokenizer(args: argparse.Namespace, documents: list[str]) -> Tokenizer:

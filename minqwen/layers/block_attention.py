@@ -17,6 +17,8 @@ against one key head, a single product, and no key is ever repeated.
 With a window W, query i sees the W keys i - W < j <= i. A block then starts at the first key that
 it sees, so time is O(T * W). Positions count from the end: a KV cache may drop its oldest keys.
 
+With segments, several texts share a row, and query i sees only keys of its own text.
+
 Paper:    Qwen2 Technical Report, "Qwen2 Dense Model", Grouped Query Attention; Qwen Technical
           Report, 2.3.2 Context Length Extension, window attention.
 Origin:   Rabe and Staats 2021, arXiv:2112.05682; delta is Dao et al. 2022, arXiv:2205.14135.
@@ -45,6 +47,7 @@ class BlockAttentionCache(NamedTuple):
     scale: float
     block: int
     window: int | None
+    segments: Array | None  # (B*Hkv, S)
     shape: tuple[int, ...]  # of the argument q
     dtype: DType  # of the arguments
 
@@ -57,6 +60,7 @@ def block_attention_forward(
     scale: float | None = None,
     block: int | None = None,
     window: int | None = None,
+    segments: Array | None = None,
 ) -> tuple[Array, BlockAttentionCache]:
     """Let every query average the values of itself and of earlier tokens.
 
@@ -69,6 +73,7 @@ def block_attention_forward(
         block: queries per block. None: 64, which suits a CPU, or 1024 on a GPU, where each block
             costs calls.
         window: W, the number of keys that a query sees, itself included; None: all so far.
+        segments: (B, S) int, which text a position belongs to; None: a row is one text.
 
     Returns:
         out: (B, H, T, Dh) in q.dtype; zeros for a query that sees no real token.
@@ -90,16 +95,21 @@ def block_attention_forward(
         block = 64 if isinstance(q, np.ndarray) else 1024
     if block < 1:
         raise ValueError(f"block must be at least 1, got {block}")
+    if segments is not None:
+        require_shape("segments", segments, B=shape[0], S=S)
+        segments = xp.repeat(xp.asarray(segments), k.shape[0] // shape[0], axis=0)  # (B*Hkv, S)
 
     out, lse = xp.empty_like(q), xp.empty_like(q[..., :1])
     for rows, keys in row_blocks(T, S, block, window):
-        scores = tile_scores(q, k, bias, rows, keys, window)  # (B*Hkv, rows*G, keys)
+        scores = tile_scores(q, k, bias, rows, keys, window, segments)  # (B*Hkv, rows*G, keys)
         weights, total, lse_rows = row_softmax(scores)
         means = (weights @ v[:, keys]) / total
         out[:, rows] = means.reshape(out[:, rows].shape)
         lse[:, rows] = lse_rows.reshape(lse[:, rows].shape)
     y = out.swapaxes(1, 2).reshape(shape).astype(dtype, copy=False)  # (B, H, T, Dh)
-    cache = BlockAttentionCache(q, k, v, bias, out, lse, scale, block, window, shape, dtype)
+    cache = BlockAttentionCache(
+        q, k, v, bias, out, lse, scale, block, window, segments, shape, dtype
+    )
     return y, cache
 
 
@@ -109,7 +119,7 @@ def block_attention_backward(dout: Array, cache: BlockAttentionCache) -> tuple[A
     dk and dv collect from every block of queries that saw the key; the product over the rows of
     all G heads at once is the sum over the group.
     """
-    q, k, v, bias, out, lse, scale, block, window, shape, dtype = cache
+    q, k, v, bias, out, lse, scale, block, window, segments, shape, dtype = cache
     xp = array_module(q)
     (BHkv, T, G, Dh), (B, H, _, _) = q.shape, shape
     require_shape("dout", dout, B=B, H=H, T=T, Dh=Dh)
@@ -118,7 +128,7 @@ def block_attention_backward(dout: Array, cache: BlockAttentionCache) -> tuple[A
     delta = (dout * out).sum(axis=-1, keepdims=True)  # (B*Hkv, T, G, 1)
     dq, dk, dv = xp.empty_like(q), xp.zeros_like(k), xp.zeros_like(v)
     for rows, keys in row_blocks(T, k.shape[1], block, window):
-        scores = tile_scores(q, k, bias, rows, keys, window)  # (B*Hkv, rows*G, keys)
+        scores = tile_scores(q, k, bias, rows, keys, window, segments)  # (B*Hkv, rows*G, keys)
         of_rows = (matrix(x, rows) for x in (lse, dout, delta))
         dscores, dv_keys = tile_gradients(scores, v[:, keys], *of_rows)
         dv[:, keys] += dv_keys
@@ -142,7 +152,13 @@ def row_blocks(T: int, S: int, block: int, window: int | None) -> Iterator[tuple
 
 
 def tile_scores(
-    q: Array, k: Array, bias: Array | None, rows: slice, keys: slice, window: int | None
+    q: Array,
+    k: Array,
+    bias: Array | None,
+    rows: slice,
+    keys: slice,
+    window: int | None,
+    segments: Array | None = None,
 ) -> Array:
     """Return the scores of these queries and keys, (B*Hkv, rows*G, keys), -inf where hidden.
 
@@ -163,6 +179,10 @@ def tile_scores(
         scores[:, :, :stop] += xp.repeat(mask_bias(~too_old, q), G, axis=0)
     if bias is not None:
         scores += bias[:, :, keys]
+    if segments is not None:
+        of_queries = segments[:, k.shape[1] - T :][:, rows]
+        same = of_queries[:, :, None] == segments[:, None, keys]  # (B*Hkv, rows, keys)
+        scores += xp.repeat(mask_bias(same, q), G, axis=1)
     return scores
 
 

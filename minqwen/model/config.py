@@ -35,6 +35,7 @@ ARCHITECTURES = {  # the class of transformers that opens such a model
     "qwen3": "Qwen3ForCausalLM",
     "qwen3_moe": "Qwen3MoeForCausalLM",
 }
+SCORES = "ForSequenceClassification"  # ending of the class where the head gives a score
 
 
 @dataclass
@@ -80,6 +81,7 @@ class QwenConfig:
     router_aux_loss_coef: float = 0.001  # times the load-balancing loss, in training
     decoder_sparse_step: int = 1  # of so many layers the last one has experts
     mlp_only_layers: list[int] = field(default_factory=list)  # and these never
+    num_labels: int = 0  # 0: a language model; 1: one number in place of logits, score.weight
     hidden_act: str = "silu"
     model_type: str = "qwen2"
     extra: dict[str, Any] = field(default_factory=dict)  # fields we do not use, kept for saving
@@ -134,6 +136,10 @@ class QwenConfig:
         ):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
+        if not isinstance(self.num_labels, int) or isinstance(self.num_labels, bool):
+            raise ValueError(f"num_labels must be a whole number, got {self.num_labels!r}")
+        if not 0 <= self.num_labels < 2:
+            raise ValueError(f"num_labels must be 0 (logits) or 1 (a score), got {self.num_labels}")
         check_moe(self)
         # transformers takes no whole number here
         self.router_aux_loss_coef = float(self.router_aux_loss_coef)
@@ -167,6 +173,7 @@ class QwenConfig:
             values = config_from_qwen1(values)
         values = read_type(values)
         values |= read_rope(values)
+        values = read_head(values)
         for name in ("architectures", "auto_map", "torch_dtype", "dtype"):
             values.pop(name, None)  # about files and code, not about the model
         names = {f.name for f in fields(cls)} - {"extra"}
@@ -216,8 +223,12 @@ class QwenConfig:
             values = {name: value for name, value in values.items() if name not in MOE_FIELDS}
         if self.model_type == "qwen2_moe":
             values["qkv_bias"] = values.pop("attention_bias")
-        architecture = {"architectures": [ARCHITECTURES[values["model_type"]]]}
-        return copy.deepcopy({**architecture, **self.extra, **values})
+        architecture = ARCHITECTURES[values["model_type"]]
+        head: dict[str, Any] = {"architectures": [architecture]}
+        if values.pop("num_labels"):
+            head["architectures"] = [architecture.replace("ForCausalLM", SCORES)]
+            head |= {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+        return copy.deepcopy({**head, **self.extra, **values})
 
     def unsupported(self) -> list[str]:
         """Name the parts of the config that this version of minqwen would not compute rightly."""
@@ -225,6 +236,25 @@ class QwenConfig:
         if self.qk_norm and self.attention_bias:
             found.append(f"attention_bias, which in {self.model_type} is on o_proj too")
         return found + unsupported_long_context(self)
+
+
+def read_head(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a config.json with `num_labels` as we mean it.
+
+    transformers has that field in every model, and means it in those for classification only, of
+    which it lists the labels.
+
+    >>> read_head({"architectures": ["Qwen2ForSequenceClassification"], "id2label": {"0": "x"}})
+    {'architectures': ['Qwen2ForSequenceClassification'], 'num_labels': 1}
+    """
+    kinds = values.get("architectures") or []
+    scores = isinstance(kinds, list) and any(str(kind).endswith(SCORES) for kind in kinds)
+    if not scores:
+        return {name: value for name, value in values.items() if name != "num_labels"}
+    labels = values.get("id2label")
+    found = len(labels) if isinstance(labels, dict) else values.get("num_labels", 2)
+    values = {k: v for k, v in values.items() if k not in ("id2label", "label2id")}
+    return values | {"num_labels": found}
 
 
 def read_rope(values: dict[str, Any]) -> dict[str, Any]:
@@ -308,7 +338,9 @@ def param_shapes(config: QwenConfig) -> dict[str, tuple[int, ...]]:
             shapes |= swiglu_shapes(f"{layer}.mlp.shared_expert", D, Fs)
             shapes[f"{layer}.mlp.shared_expert_gate.weight"] = (1, D)
     shapes["model.norm.weight"] = (D,)
-    if not config.tie_word_embeddings:
+    if config.num_labels:
+        shapes["score.weight"] = (config.num_labels, D)
+    elif not config.tie_word_embeddings:
         shapes["lm_head.weight"] = (V, D)
     return shapes
 

@@ -18,9 +18,10 @@ import numpy as np
 from ..backend import Array, to_numpy
 from ..params import Params
 from ..shapes import require_axes, require_bool, require_ids, require_shape
+from .backbone import EMBEDDING
 from .config import QwenConfig, check_params
 from .kv_cache import KVCache
-from .language_model import EMBEDDING, language_model_forward
+from .language_model import language_model_forward
 from .sampling import check_sampling, sample
 
 

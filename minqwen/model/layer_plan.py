@@ -62,6 +62,7 @@ class PositionTables(NamedTuple):
     q_scale: Array | None = None  # (T,) or (B, T), LogN's factor on each query
     window: int | None = None
     chunks: DualChunkTables | None = None
+    segments: Array | None = None  # (B, T) int, which text a token belongs to
 
 
 def layer_plans(
@@ -108,7 +109,12 @@ def layer_plans(
 
 
 def position_tables(
-    plan: LayerPlan, config: QwenConfig, positions: Array, key_positions: Array, like: Array
+    plan: LayerPlan,
+    config: QwenConfig,
+    positions: Array,
+    key_positions: Array,
+    like: Array,
+    segments: Array | None = None,
 ) -> PositionTables:
     """Return the arrays of a plan.
 
@@ -118,6 +124,7 @@ def position_tables(
         positions: (T,) or (B, T) int, of the new tokens; with DCA best on the host.
         key_positions: (S,) or (B, S) int, of all tokens.
         like: a parameter: gives device and precision.
+        segments: (B, T) int, or None: a row is one text.
 
     Returns:
         PositionTables, in at_least_float32 of `like` and on its device.
@@ -140,7 +147,8 @@ def position_tables(
     q_scale = None
     if plan.train_length is not None:
         q_scale = logn_scale(xp.asarray(positions), plan.train_length, dtype)
-    return PositionTables(cos, sin, q_scale, plan.window, chunks)
+    segments = None if segments is None else xp.asarray(segments)
+    return PositionTables(cos, sin, q_scale, plan.window, chunks, segments)
 
 
 def row_lengths(positions: Array) -> list[int]:

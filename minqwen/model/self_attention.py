@@ -83,7 +83,7 @@ def self_attention_forward(
         y: (B, T, D) in x.dtype.
         cache: for self_attention_backward.
     """
-    cos, sin, q_scale, window, chunks = tables
+    cos, sin, q_scale, window, chunks, segments = tables
     q, q_proj = project(x, params, "self_attn.q_proj")  # (B, T, H*Dh)
     k, k_proj = project(x, params, "self_attn.k_proj")  # (B, T, Hkv*Dh)
     v, v_proj = project(x, params, "self_attn.v_proj")
@@ -105,7 +105,9 @@ def self_attention_forward(
         real = None if real is None else real[:, -k.shape[2] :]
     attention: BlockAttentionCache | DualChunkCache
     if chunks is None:
-        a, attention = block_attention_forward(q, k, v, real, window=window)  # (B, H, T, Dh)
+        a, attention = block_attention_forward(
+            q, k, v, real, window=window, segments=segments
+        )  # (B, H, T, Dh)
     else:
         a, attention = dual_chunk_attention_forward(q, k, v, chunks, real)
     y, o_proj = project(join_heads(a), params, "self_attn.o_proj")  # (B, T, D)

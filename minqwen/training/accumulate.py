@@ -53,6 +53,7 @@ class Batch(NamedTuple):
     labels: Array  # (B, T) int, the token after each input; IGNORED (-100) does not count
     loss_mask: Array | None = None  # (B, T) bool, True = counts; None = all
     real: Array | None = None  # (B, T) bool, False = padding, which no token sees; None = none
+    segments: Array | None = None  # (B, T) int, which text a token belongs to; None = one a row
 
 
 def as_batch(rows: Array) -> Batch:
@@ -147,7 +148,13 @@ def _piece(
     numbers stay on the device.
     """
     logits, cache = language_model_forward(
-        params, config, batch.input_ids, attention_mask=batch.real, training=True, rng=rng
+        params,
+        config,
+        batch.input_ids,
+        attention_mask=batch.real,
+        segments=batch.segments,
+        training=True,
+        rng=rng,
     )
     assert cache is not None  # without kv_cache there is one
     loss, loss_cache = cross_entropy_forward(logits, *_on_device(batch, logits))

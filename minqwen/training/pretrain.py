@@ -19,9 +19,7 @@ Paper:    Qwen Technical Report, 2.4 Training; its numbers are in settings.py.
 
 from __future__ import annotations
 
-import math
-import time
-from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,22 +27,20 @@ import numpy as np
 from ..backend import Array, to_device
 from ..data.packing import batch_rows, require_rows
 from ..extras import require_extra
-from ..model.atomic_folder import recover
 from ..model.checkpoint import SavesItself
 from ..model.config import QwenConfig
 from ..model.init import init_params
 from ..params import Params
 from .accumulate import as_batch, evaluate, loss_and_grads
-from .adamw import AdamWState, adamw_init, adamw_step
-from .grad_clip import clip_grad_norm
-from .interrupt import Interrupts
+from .adamw import AdamWState, adamw_init
 from .loss_plot import plot_loss
-from .lr_schedule import cosine_lr
-from .metrics import Metrics, Row
-from .progress import Progress, wants_bar
+from .metrics import Row
+from .progress import wants_bar
 from .resume import Training, describe_run, load_run, require_same_run
-from .run_folder import explain_os_errors, locked, require_own, save_run
+from .run_folder import save_run
+from .run_loop import run_loop, run_opened
 from .settings import PretrainSettings as PretrainSettings  # can be imported from here too
+from .update import apply_adamw, clipped, scheduled_lr
 
 INIT, DROPOUT = 0, 1  # first words of the seeds: no two uses share a stream (2: data.packing)
 
@@ -72,19 +68,8 @@ def train_step(
         z_loss_coef=s.z_loss_coef,
         pool_router_layers=s.router_loss_pooled,
     )
-    if not math.isfinite(loss):
-        raise FloatingPointError(f"the loss of step {step + 1} is {loss}")
-    try:
-        grads, norm = clip_grad_norm(grads, s.max_norm, in_place=True)
-    except FloatingPointError as error:
-        raise FloatingPointError(f"step {step + 1}, loss {loss:.4g}: {error}") from None
-    lr = cosine_lr(
-        step,
-        peak_lr=s.peak_lr,
-        min_lr=s.min_lr_ratio * s.peak_lr,
-        warmup_steps=s.warmup_steps,
-        total_steps=s.steps,
-    )
+    grads, norm = clipped(grads, loss, step, s.max_norm)
+    lr = scheduled_lr(step, s)
     row: Row = {"step": step + 1, "loss": loss, "lr": lr, "grad_norm": norm, "tokens": tokens}
     if aux_loss is not None:
         row |= {"aux_loss": aux_loss, "max_load": max_load}
@@ -169,77 +154,58 @@ def pretrain(
         require_rows("validation_rows", validation_rows, s.context_length, config.vocab_size)
     training = describe_run(config, s, rows, validation_rows)
 
-    with ExitStack() as stack:
-        stack.enter_context(locked(folder))
-        require_own(folder)
-        with explain_os_errors(f"use {folder} as the folder of a run"):
-            recover(folder / "checkpoint")
+    with run_opened(folder):
         params, state, saved = start_or_resume(folder, config, params, training, s)
         params = to_device(params, device)
         state["m"], state["v"] = to_device(state["m"], device), to_device(state["v"], device)
-        metrics = stack.enter_context(Metrics(folder, state["step"]))
-        shown = stack.enter_context(Progress(s.steps, state["step"], progress))
-        interrupts = stack.enter_context(Interrupts())
-
-        def save() -> None:
-            nonlocal saved
-            metrics.sync()
-            save_run(folder, config, params, state, training, tokenizer)
-            saved = state["step"]
-
-        def validate(rows: Array, step: int) -> None:
-            loss, load = evaluate(params, config, rows, -(-s.batch_size // s.accumulate))
-            if not math.isfinite(loss):
-                raise FloatingPointError(f"the validation loss of step {step} is {loss}")
-            with interrupts.held():
-                found: Row = {"step": step, "validation_loss": loss}
-                if load is not None:
-                    found["expert_load"] = [[round(x, 5) for x in layer] for layer in load]
-                metrics.append(found)
-            shown.note(f"step {step}: validation loss {loss:.4f}")
-
-        try:
-            if saved < 0:
-                with interrupts.held():
-                    save()
-            while True:
-                step = state["step"]
-                due = step == s.steps or (s.eval_every > 0 and step % s.eval_every == 0)
-                if due and validation_rows is not None:
-                    validate(validation_rows, step)
-                if step >= s.steps:
-                    break
-
-                start = time.perf_counter()
-                grads, row = train_step(params, state, config, rows, s)
-                with interrupts.held():  # from here to the end of the block, all or nothing
-                    adamw_step(
-                        params,
-                        grads,
-                        state,
-                        lr=row["lr"],
-                        beta1=s.beta1,
-                        beta2=s.beta2,
-                        eps=s.eps,
-                        weight_decay=s.weight_decay,
-                    )
-                    del grads  # before the next ones need the memory
-                    seconds = time.perf_counter() - start
-                    row |= {"tokens_per_second": row["tokens"] / seconds, "seconds": seconds}
-                    metrics.append(row)
-                    if state["step"] % s.checkpoint_every == 0 or state["step"] == s.steps:
-                        save()
-                        if plot:
-                            plot_loss(folder)
-                shown.step(row)
-        except (KeyboardInterrupt, SystemExit):
-            with interrupts.held():
-                if state["step"] > saved:
-                    save()
-            raise
-        except FloatingPointError as error:
-            at = f"the last checkpoint, of step {saved}, is in {folder / 'checkpoint'}"
-            raise FloatingPointError(f"{error}; {at}") from None
-        if plot:
-            plot_loss(folder)
+        learner = Pretraining(
+            folder, config, params, state, s, rows, validation_rows, training, tokenizer
+        )
+        run_loop(
+            folder, s, learner, saved=saved, progress=progress, plot=plot_loss if plot else None
+        )
     return params
+
+
+@dataclass
+class Pretraining:
+    """What run_loop trains here: a model on packed rows."""
+
+    folder: Path
+    config: QwenConfig
+    params: Params
+    state: AdamWState
+    settings: PretrainSettings
+    rows: Array
+    validation_rows: Array | None
+    training: Training
+    tokenizer: SavesItself | None
+
+    @property
+    def step(self) -> int:
+        """Updates done so far."""
+        return self.state["step"]
+
+    def compute(self) -> tuple[Params, Row]:
+        """Return the gradient of the next update, and its row of metrics."""
+        return train_step(self.params, self.state, self.config, self.rows, self.settings)
+
+    def update(self, grads: Params, row: Row) -> None:
+        """Change the parameters."""
+        apply_adamw(self.params, grads, self.state, self.settings, row["lr"])
+
+    def validate(self) -> Row | None:
+        """Return the loss on the held-out rows."""
+        if self.validation_rows is None:
+            return None
+        s = self.settings
+        batch_size = -(-s.batch_size // s.accumulate)
+        loss, load = evaluate(self.params, self.config, self.validation_rows, batch_size)
+        found: Row = {"validation_loss": loss}
+        if load is not None:
+            found["expert_load"] = [[round(x, 5) for x in layer] for layer in load]
+        return found
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        save_run(self.folder, self.config, self.params, self.state, self.training, self.tokenizer)

@@ -10,7 +10,7 @@ import hashlib
 import json
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ..backend import Array
 from ..model.atomic_folder import whole
@@ -27,6 +27,8 @@ MAY_CHANGE = (
     "eval_every",
 )  # settings of a resumed run; steps may only grow
 
+DATA = {"rows": "trained", "validation_rows": "validated"}
+
 DEFAULTS = {
     f.name: f.default
     for f in (*fields(QwenConfig), *fields(PretrainSettings))
@@ -34,22 +36,35 @@ DEFAULTS = {
 }
 
 
+class HasDict(Protocol):
+    """What describe_run wants of settings."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold."""
+
+
 def describe_run(
-    config: QwenConfig, settings: PretrainSettings, rows: Array, validation_rows: Array | None
+    config: QwenConfig,
+    settings: HasDict,
+    rows: Array,
+    validation_rows: Array | None,
+    **others: Any,
 ) -> Training:
     """Return what training.json will hold: all that must be the same when the run goes on.
 
     Args:
         config: of the model.
         settings: of the run.
-        rows: to train on.
+        rows: to train on; any array of whole numbers that says what they are.
         validation_rows: to look at now and then, or None.
+        others: what else must be the same, by its name: anything that JSON can hold.
     """
     training = {
         "config": config.to_dict(),
         "settings": settings.to_dict(),
         "rows": _fingerprint(rows),
         "validation_rows": None if validation_rows is None else _fingerprint(validation_rows),
+        **others,
     }
     same: Training = json.loads(json.dumps(training))  # tuples become lists, as in the file
     return same
@@ -113,7 +128,7 @@ def read_training(checkpoint: Path) -> Training:
         "config": isinstance(config, dict),
         "settings": isinstance(settings, dict),
         "settings.steps": type(numbers.get("steps")) is int,
-        "settings.warmup_steps": type(numbers.get("warmup_steps")) is int,
+        "settings.warmup_steps": type(numbers.get("warmup_steps", 0)) is int,
         "rows": isinstance(training.get("rows"), str),
         "validation_rows": isinstance(training.get("validation_rows", 0), (str, type(None))),
     }
@@ -168,9 +183,14 @@ def require_same_run(folder: Path, before: Training, now: Training, step: int) -
                     f"the run in {folder} has {what}.{name} = {old!r}, not {new!r}: "
                     "use the same value, or another folder"
                 )
-    for name, done in (("rows", "trained"), ("validation_rows", "validated")):
+    for name, done in DATA.items():
         if before[name] != now[name]:
             raise ValueError(
                 f"the run in {folder} was {done} on other {name}: "
                 "use the same ones, or another folder"
+            )
+    for name in sorted(now.keys() - {"config", "settings", *DATA}):
+        if before.get(name) != now.get(name):
+            raise ValueError(
+                f"the run in {folder} has another {name}: use the same one, or another folder"
             )

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,7 @@ def save_run(
     state: AdamWState,
     training: dict[str, Any],
     tokenizer: SavesItself | None = None,
+    more: Callable[[Path], None] | None = None,
 ) -> None:
     """Put a new checkpoint in the place of the old one, all of it or nothing.
 
@@ -108,6 +109,8 @@ def save_run(
         state: of AdamW.
         training: anything JSON can hold, for training.json.
         tokenizer: written beside the weights, so that the folder can generate text.
+        more: writes what else belongs to the checkpoint, such as a second model, into the folder
+            that is given to it.
 
     Raises:
         OSError: it could not be written; the old checkpoint stands.
@@ -125,3 +128,5 @@ def save_run(
             np.savez(new / "state.npz", **arrays)
             text = json.dumps(training, ensure_ascii=False, indent=1, allow_nan=False)
             (new / "training.json").write_text(text + "\n", encoding="utf-8")
+            if more is not None:
+                more(new)

@@ -44,47 +44,23 @@ class PretrainSettings:
 
     def __post_init__(self) -> None:
         """Refuse impossible values, naming the field."""
-        for name, least in (
-            ("steps", 1),
-            ("batch_size", 1),
-            ("accumulate", 1),
-            ("context_length", 1),
-            ("warmup_steps", 0),
-            ("seed", 0),
-            ("checkpoint_every", 1),
-            ("eval_every", 0),
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{name} must be a whole number, at least {least}, got {value!r}")
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.type == "float" and type(value) is not int and not isinstance(value, float):
-                raise ValueError(f"{field.name} must be an int or a float, got {value!r}")
-        if not isinstance(self.router_loss_pooled, bool):
-            raise ValueError(
-                f"router_loss_pooled must be true or false, got {self.router_loss_pooled!r}"
-            )
-        for name, inside, range_ in (
-            ("peak_lr", 0 < self.peak_lr < math.inf, "positive"),
-            ("min_lr_ratio", 0 <= self.min_lr_ratio <= 1, "in [0, 1]"),
-            ("beta1", 0 <= self.beta1 < 1, "in [0, 1)"),
-            ("beta2", 0 <= self.beta2 < 1, "in [0, 1)"),
-            ("eps", 0 <= self.eps < math.inf, "0 or more"),
-            ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more"),
-            ("max_norm", self.max_norm > 0, "positive"),
-            ("z_loss_coef", 0 <= self.z_loss_coef < math.inf, "0 or more"),
-            ("dtype", self.dtype in ("float32", "float64"), "float32 or float64"),
-            ("validation_share", 0 <= self.validation_share < 1, "in [0, 1)"),
-            ("warmup_steps", self.warmup_steps <= self.steps, f"at most steps={self.steps}"),
-            (
-                "accumulate",
-                self.accumulate <= self.batch_size,
-                f"at most batch_size={self.batch_size}",
-            ),
-        ):
-            if not inside:
-                raise ValueError(f"{name} must be {range_}, got {getattr(self, name)!r}")
+        require_whole(
+            self,
+            steps=1,
+            batch_size=1,
+            accumulate=1,
+            context_length=1,
+            warmup_steps=0,
+            seed=0,
+            checkpoint_every=1,
+            eval_every=0,
+        )
+        require_kinds(self)
+        require_optimizer(self)
+        require_in(self, "z_loss_coef", 0 <= self.z_loss_coef < math.inf, "0 or more")
+        require_in(self, "validation_share", 0 <= self.validation_share < 1, "in [0, 1)")
+        fits = self.accumulate <= self.batch_size
+        require_in(self, "accumulate", fits, f"at most batch_size={self.batch_size}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold, which knows no infinity: no clipping is written as None.
@@ -93,3 +69,44 @@ class PretrainSettings:
         True
         """
         return asdict(self) | {"max_norm": None if self.max_norm == math.inf else self.max_norm}
+
+
+def require_whole(settings: Any, **least: int) -> None:
+    """Raise ValueError unless these fields are whole numbers of at least so much."""
+    for name, smallest in least.items():
+        value = getattr(settings, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < smallest:
+            raise ValueError(f"{name} must be a whole number, at least {smallest}, got {value!r}")
+
+
+def require_kinds(settings: Any) -> None:
+    """Raise ValueError unless fields declared float are numbers, and those declared bool truths."""
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if field.type == "float" and type(value) is not int and not isinstance(value, float):
+            raise ValueError(f"{field.name} must be an int or a float, got {value!r}")
+        if field.type == "bool" and not isinstance(value, bool):
+            raise ValueError(f"{field.name} must be true or false, got {value!r}")
+
+
+def require_in(settings: Any, name: str, inside: bool, range_: str) -> None:
+    """Raise ValueError, naming the field and its range, unless `inside`."""
+    if not inside:
+        raise ValueError(f"{name} must be {range_}, got {getattr(settings, name)!r}")
+
+
+def require_optimizer(settings: Any) -> None:
+    """Raise ValueError unless the fields of the optimizer and of its schedule make sense."""
+    s = settings
+    for name, inside, range_ in (
+        ("peak_lr", 0 < s.peak_lr < math.inf, "positive"),
+        ("min_lr_ratio", 0 <= s.min_lr_ratio <= 1, "in [0, 1]"),
+        ("beta1", 0 <= s.beta1 < 1, "in [0, 1)"),
+        ("beta2", 0 <= s.beta2 < 1, "in [0, 1)"),
+        ("eps", 0 <= s.eps < math.inf, "0 or more"),
+        ("weight_decay", 0 <= s.weight_decay < math.inf, "0 or more"),
+        ("max_norm", s.max_norm > 0, "positive"),
+        ("dtype", s.dtype in ("float32", "float64"), "float32 or float64"),
+        ("warmup_steps", s.warmup_steps <= s.steps, f"at most steps={s.steps}"),
+    ):
+        require_in(s, name, inside, range_)

@@ -18,7 +18,7 @@ from helpers.references import causal_mask, reference_error
 from minqwen.check.concepts import concept, gradient_table
 from minqwen.layers import attention, moe_router
 from minqwen.long_context import chunk_pieces, dual_chunk
-from minqwen.model import decoder_block, language_model, layer_plan
+from minqwen.model import backbone, decoder_block, language_model, layer_plan
 
 # concept, what is wrong, the line as it stands, the line as people write it
 BACKWARD = [
@@ -82,14 +82,14 @@ BACKWARD = [
     (
         "block_attention",
         "window ignored backwards",
-        "row_blocks(T, k.shape[1], block, window):\n        scores = tile_scores(q, k, bias, rows, keys, window)",
+        "row_blocks(T, k.shape[1], block, window):\n        scores = tile_scores(q, k, bias, rows, keys, window, segments)",
         "row_blocks(T, k.shape[1], block, None):\n        scores = tile_scores(q, k, bias, rows, keys, None)",
     ),
     (
         "block_attention",
         "window too long backwards",
-        "k.shape[1], block, window):\n        scores = tile_scores(q, k, bias, rows, keys, window)",
-        "k.shape[1], block, window and window + 1):\n        scores = tile_scores(q, k, bias, rows, keys, window and window + 1)",
+        "k.shape[1], block, window):\n        scores = tile_scores(q, k, bias, rows, keys, window, segments)",
+        "k.shape[1], block, window and window + 1):\n        scores = tile_scores(q, k, bias, rows, keys, window and window + 1, segments)",
     ),
     (
         "flash_attention",
@@ -138,8 +138,8 @@ BACKWARD = [
     ("self_attention", "RoPE not undone on k", "rope_backward(dk, cache.k_rope)", "dk"),
     ("self_attention", "RoPE not undone on q", "rope_backward(dq, cache.q_rope)", "dq"),
     ("self_attention", "LogN not undone", "dq = logn_backward(dq, cache.logn)", "pass"),
-    ("language_model", "tied table: head part lost", "dw_table + dw_head", "dw_table"),
-    ("language_model", "tied table: lookup part lost", "dw_table + dw_head", "dw_head"),
+    ("language_model", "tied table: head part lost", "] + dw_head", "]"),
+    ("language_model", "tied table: lookup part lost", "grads[EMBEDDING] + dw_head", "dw_head"),
     ("logn", "scale forgotten", "dq: Array = widen(dy) * scale", "dq: Array = widen(dy)"),
     ("logn", "divided", "dq: Array = widen(dy) * scale", "dq: Array = widen(dy) / scale"),
     (
@@ -373,7 +373,7 @@ FORWARD = [
         "k, _ = logn_forward(k, q_scale)",
     ),
     ("self_attention", "LogN forgotten", "if q_scale is not None:", "if False:"),
-    ("self_attention", "window forgotten", "real, window=window)", "real)"),
+    ("self_attention", "window forgotten", "real, window=window, segments", "real, segments"),
     (
         "self_attention",
         "plain attention for dual chunks",
@@ -1046,16 +1046,16 @@ WIRING = [
         "base, scaling = config.head_dim, config.rope_theta",
         "base, scaling = config.head_dim, 10000.0",
     ),
-    ("language_model", "final eps dropped", "params[NORM], config.rms_norm_eps)", "params[NORM])"),
-    ("language_model", "positions ignored", "if positions is None:", "if True:"),
+    ("backbone", "final eps dropped", "params[NORM], config.rms_norm_eps)", "params[NORM])"),
+    ("backbone", "positions ignored", "if positions is None:", "if True:"),
     (
-        "language_model",
+        "backbone",
         "padding mask not passed on",
         "            real=real,\n",
         "            real=None,\n",
     ),
     (
-        "language_model",
+        "backbone",
         "one layer used twice",
         'scopes(params, "model.layers", config.num_hidden_layers)',
         'scopes(params, "model.layers", config.num_hidden_layers)[:1] * config.num_hidden_layers',
@@ -1167,7 +1167,7 @@ ROUTER_LOSSES = [  # seen by loss and gradients; the logits are right
         _SPARSE,
     ),
     (
-        "language_model",
+        "backbone",
         "the layers' gradients in the wrong order",
         "routed.pop() if",
         "routed.pop(0) if",
@@ -1206,9 +1206,10 @@ ROUTER_LOSSES = [  # seen by loss and gradients; the logits are right
 USED_BY = {
     "feed_forward": (decoder_block, "feed_forward_forward"),
     "rope_scaling": (layer_plan, "inv_freq"),
-    "layer_plan": (language_model, "position_tables"),
+    "layer_plan": (backbone, "position_tables"),
     "self_attention": (decoder_block, "self_attention_forward"),
-    "decoder_block": (language_model, "decoder_block_forward"),
+    "decoder_block": (backbone, "decoder_block_forward"),
+    "backbone": (language_model, "backbone_forward"),
 }
 
 
@@ -1422,6 +1423,8 @@ def test_a_wrong_loss_on_routers_fails_the_comparison_with_the_file(
             monkeypatch.setattr(model_fixture, function, getattr(wrong, function))
     elif name == "feed_forward":
         monkeypatch.setattr(decoder_block, "feed_forward_backward", wrong.feed_forward_backward)
+    elif name == "backbone":
+        monkeypatch.setattr(language_model, "backbone_backward", wrong.backbone_backward)
     else:
         backward = wrong.language_model_backward
     errors = loss_and_gradient_errors(

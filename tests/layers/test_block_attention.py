@@ -119,9 +119,9 @@ def test_only_keys_inside_the_window_are_multiplied(monkeypatch):
     pairs = []
     scores = block_attention.tile_scores
 
-    def counted(q, k, bias, rows, keys, window):
+    def counted(q, k, bias, rows, keys, window, segments):
         pairs.append((rows.stop - rows.start) * (keys.stop - keys.start))
-        return scores(q, k, bias, rows, keys, window)
+        return scores(q, k, bias, rows, keys, window, segments)
 
     monkeypatch.setattr(block_attention, "tile_scores", counted)
     T, W, block = 1000, 50, 25

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers.models import random_params, small_config
 
-from minqwen.model import language_model
+from minqwen.model import backbone
 from minqwen.model.kv_cache import KVCache
 from minqwen.model.language_model import language_model_forward
 
@@ -59,7 +59,7 @@ def assert_goes_on(kv_cache, config, params, ids, ends):
 
 def break_off(monkeypatch, layer, *args, **kwargs):
     """Run a pass that Ctrl-C ends when it comes to this layer."""
-    whole = language_model.decoder_block_forward
+    whole = backbone.decoder_block_forward
 
     def stop(*args, **kwargs):
         if kwargs["layer"] == layer:
@@ -67,7 +67,7 @@ def break_off(monkeypatch, layer, *args, **kwargs):
         return whole(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(language_model, "decoder_block_forward", stop)
+        patch.setattr(backbone, "decoder_block_forward", stop)
         with pytest.raises(KeyboardInterrupt):
             language_model_forward(*args, **kwargs)
 
@@ -87,14 +87,14 @@ def break_off(monkeypatch, layer, *args, **kwargs):
 )
 def test_how_often_the_whole_text_goes_through_the_model(monkeypatch, name, changes, whole):
     config, params = model(name, max_position_embeddings=4, **changes)
-    widths, block = [], language_model.decoder_block_forward
+    widths, block = [], backbone.decoder_block_forward
 
     def counted(x, *args, **kwargs):
         if kwargs["layer"] == 0:
             widths.append(x.shape[1])
         return block(x, *args, **kwargs)
 
-    monkeypatch.setattr(language_model, "decoder_block_forward", counted)
+    monkeypatch.setattr(backbone, "decoder_block_forward", counted)
     filled(config, params, tokens(1, 64), [1] * 64)
     assert widths == [n if n in whole else 1 for n in range(1, 65)]
 

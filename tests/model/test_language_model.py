@@ -6,12 +6,9 @@ from helpers.fake_device import count_syncs, from_fake, install, to_fake
 from helpers.models import random_params, small_config
 
 from minqwen.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
+from minqwen.model.backbone import default_positions
 from minqwen.model.kv_cache import KVCache
-from minqwen.model.language_model import (
-    default_positions,
-    language_model_backward,
-    language_model_forward,
-)
+from minqwen.model.language_model import language_model_backward, language_model_forward
 
 
 @pytest.fixture

@@ -326,13 +326,13 @@ def test_a_layer_with_a_window_keeps_two_windows_however_long_the_text():
 
 
 def test_a_pass_that_breaks_off_leaves_the_cache_as_it_was(monkeypatch):
-    from minqwen.model import language_model
+    from minqwen.model import backbone
 
     for name in ("windows", "ntk", "dca"):
         config, params = model(name)
         ids, kv_cache = tokens(), KVCache(config, 2, T, dtype="float64")
         language_model_forward(params, config, ids[:, :8], kv_cache=kv_cache)
-        whole = language_model.decoder_block_forward
+        whole = backbone.decoder_block_forward
 
         def stop(*args, whole=whole, **kwargs):
             if kwargs["layer"] == 1:
@@ -341,7 +341,7 @@ def test_a_pass_that_breaks_off_leaves_the_cache_as_it_was(monkeypatch):
 
         for end in (9, 12, 19):  # new alpha; short; longer than a rolling layer
             with monkeypatch.context() as patch:
-                patch.setattr(language_model, "decoder_block_forward", stop)
+                patch.setattr(backbone, "decoder_block_forward", stop)
                 with pytest.raises(KeyboardInterrupt):
                     language_model_forward(params, config, ids[:, 8:end], kv_cache=kv_cache)
             assert kv_cache.length == 8

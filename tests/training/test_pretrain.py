@@ -16,6 +16,7 @@ from minqwen.data.packing import batch_rows
 from minqwen.model.checkpoint import load_checkpoint
 from minqwen.model.init import init_params
 from minqwen.training import pretrain as module
+from minqwen.training import update
 from minqwen.training.accumulate import as_batch, evaluate, loss_and_grads
 from minqwen.training.lr_schedule import cosine_lr
 from minqwen.training.resume import load_run
@@ -145,14 +146,14 @@ def test_an_interrupt_leaves_the_last_complete_step(tmp_path, monkeypatch, at, h
 
 
 def test_an_interrupt_within_the_update_waits_for_its_end(tmp_path, monkeypatch):
-    real = module.adamw_step
+    real = update.adamw_step
 
     def interrupted(params, grads, state, **options):
         if state["step"] == 2:
             signal.raise_signal(signal.SIGINT)
         real(params, grads, state, **options)
 
-    monkeypatch.setattr(module, "adamw_step", interrupted)
+    monkeypatch.setattr(update, "adamw_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "run")
     assert load_run(tmp_path / "run", "float32")[1]["step"] == 3

@@ -201,8 +201,7 @@ def test_a_state_that_is_no_archive(damaged):
         ("[]", "it holds no JSON object"),
         (
             "{}",
-            "missing or wrong config, rows, settings, settings.steps, settings.warmup_steps, "
-            "validation_rows",
+            "missing or wrong config, rows, settings, settings.steps, validation_rows",
         ),
     ],
 )
@@ -215,7 +214,8 @@ def test_a_damaged_training_json(damaged, text, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"settings": None}, "settings, settings.steps, settings.warmup_steps"),
+        ({"settings": None}, "missing or wrong settings, settings.steps"),
+        ({"settings": {"steps": 6, "warmup_steps": 0.5}}, "missing or wrong settings.warmup_steps"),
         ({"settings": {"steps": "6", "warmup_steps": 2}}, "missing or wrong settings.steps"),
         ({"config": []}, "missing or wrong config"),
         ({"rows": None}, "missing or wrong rows"),
