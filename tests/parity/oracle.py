@@ -88,12 +88,13 @@ def transformers_config(config):
 
 
 def transformers_model(config, params):
-    """A causal language model of transformers with these parameters, in their dtype."""
+    """A model of transformers with these parameters, in their dtype: language model or scorer."""
     import torch
     import transformers
 
     hf_config = transformers_config(config)
-    model = getattr(transformers, f"{KINDS[hf_config.model_type]}ForCausalLM")(hf_config)
+    head = "ForSequenceClassification" if config.num_labels else "ForCausalLM"
+    model = getattr(transformers, KINDS[hf_config.model_type] + head)(hf_config)
     dtype = torch.from_numpy(next(iter(params.values()))[:0]).dtype
     model = model.to(dtype).eval()
     tensors = {name: torch.from_numpy(value.copy()) for name, value in params.items()}

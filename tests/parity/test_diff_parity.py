@@ -11,8 +11,10 @@ from helpers.models import random_params, small_config
 from parity.oracle import transformers_model
 
 from minqwen.check.tracing.diff_text import text
-from minqwen.check.tracing.hf_recorder import load_transformers, record, record_transformers
+from minqwen.check.tracing.hf_model import load_transformers
+from minqwen.check.tracing.hf_recorder import record_transformers
 from minqwen.check.tracing.tensor_diff import compare_traces
+from minqwen.check.tracing.torch_module import record
 from minqwen.check.tracing.trace import trace_model
 from minqwen.check.tracing.trace_file import Trace
 from minqwen.model.checkpoint import save_checkpoint
@@ -291,7 +293,7 @@ def test_a_wrong_gradient_is_found():
 
     _, _, diff = compare(edit=edit, backward=True)
     assert diff.parted.name == "grad.model.layers.0.mlp.up_proj.weight"
-    assert diff.parted.patterns[0] == "all numbers are 2 times ours, that is 2 or G"
+    assert diff.parted.patterns[0] == "all numbers are 2 times the right ones, that is 2 or G"
     assert "loss" in diff.right
 
 
