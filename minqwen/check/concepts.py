@@ -1,8 +1,7 @@
 """The table of concepts: for each its forward, its backward, small inputs, and where it stands.
 
 Tests, `minqwen check`, the tour, the strict fake device and the docs are all driven by this
-table: a new concept is one file and one row, in rows_layers, rows_moe, rows_long_context or
-rows_model.
+table: a new concept is one file and one row, in one of the files rows_*.py.
 
 The inputs are small float64 arrays. All sizes differ, are prime or forced by another size, and are
 above one, so that a transposed or wrongly summed axis cannot fit by accident; all weights are of
@@ -21,9 +20,10 @@ from .rows_layers import LAYER_ROWS
 from .rows_long_context import LONG_CONTEXT_ROWS
 from .rows_model import MODEL_ROWS
 from .rows_moe import MOE_ROWS
+from .rows_preferences import PREFERENCE_ROWS
 
 BOUND = 1e-7  # of a gradient's error, over its scale
-CONCEPTS = (*LAYER_ROWS, *MOE_ROWS, *LONG_CONTEXT_ROWS, *MODEL_ROWS)
+CONCEPTS = (*LAYER_ROWS, *MOE_ROWS, *LONG_CONTEXT_ROWS, *MODEL_ROWS, *PREFERENCE_ROWS)
 
 
 def gradient_table(concept: Concept, seed: int = 0) -> Iterator[tuple[str, GradientError]]:

@@ -35,6 +35,7 @@ import numpy as np
 from ..backend import Array, DType, array_module, widen
 from ..shapes import require_shape
 from .attention import group_heads, mask_bias
+from .attention_tiles import matrix, row_softmax, tile_gradients
 
 
 class BlockAttentionCache(NamedTuple):
@@ -184,35 +185,3 @@ def tile_scores(
         same = of_queries[:, :, None] == segments[:, None, keys]  # (B*Hkv, rows, keys)
         scores += xp.repeat(mask_bias(same, q), G, axis=1)
     return scores
-
-
-def row_softmax(scores: Array) -> tuple[Array, Array, Array]:
-    """Return exp(scores - peak), written over the scores, each row's sum (1 for 0), and its lse."""
-    xp = array_module(scores)
-    peak = xp.maximum(scores.max(axis=-1, keepdims=True), np.finfo(scores.dtype).min)
-    scores -= peak
-    weights = xp.exp(scores, out=scores)
-    total = weights.sum(axis=-1, keepdims=True)
-    total += total == 0
-    return weights, total, peak + xp.log(total)
-
-
-def tile_gradients(
-    scores: Array, v: Array, lse: Array, dout: Array, delta: Array
-) -> tuple[Array, Array]:
-    """Return the gradient of the scores, and what a tile adds to that of its values.
-
-    All arguments are matrices: those of queries (B*Hkv, rows*G, any), v (B*Hkv, keys, Dh). To save
-    the memory, the probabilities are written over the scores.
-    """
-    scores -= lse
-    probs = array_module(v).exp(scores, out=scores)
-    dscores: Array = dout @ v.swapaxes(-1, -2)
-    dscores -= delta
-    dscores *= probs
-    return dscores, probs.swapaxes(-1, -2) @ dout
-
-
-def matrix(x: Array, rows: slice) -> Array:
-    """Return these queries of (B*Hkv, T, G, any), the group side by side: (B*Hkv, rows*G, any)."""
-    return x[:, rows].reshape(len(x), (rows.stop - rows.start) * x.shape[2], x.shape[3])

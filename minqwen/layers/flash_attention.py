@@ -45,7 +45,8 @@ import numpy as np
 from ..backend import Array, DType, array_module, widen
 from ..shapes import require_shape
 from .attention import group_heads
-from .block_attention import matrix, row_blocks, tile_gradients, tile_scores
+from .attention_tiles import matrix, tile_gradients
+from .block_attention import row_blocks, tile_scores
 
 
 class FlashAttentionCache(NamedTuple):

@@ -41,7 +41,7 @@ import numpy as np
 
 from ..backend import Array, DType, array_module, to_numpy, widen
 from ..layers.attention import group_heads
-from ..layers.block_attention import matrix, row_softmax, tile_gradients
+from ..layers.attention_tiles import matrix, row_softmax, tile_gradients
 from ..layers.rope import RopeCache, rope_backward, rope_forward
 from ..shapes import require_shape
 from .chunk_pieces import Chunks, key_pieces, row_blocks, scores_of_pieces

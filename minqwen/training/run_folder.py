@@ -5,6 +5,7 @@
         training.json         config, settings, fingerprints of the data; see resume.py
     run/metrics.jsonl         see metrics.py
     run/loss.png              see loss_plot.py
+    run/metrics.png           see alignment/metrics_plot.py
 
 Two processes must not train in one folder, see `locked`; and a folder that holds a log or a plot
 but no checkpoint is not ours, see `require_own`.
@@ -85,7 +86,7 @@ def require_own(folder: Path) -> None:
     """
     if whole(folder / "checkpoint").exists():
         return
-    for name in ("metrics.jsonl", "loss.png"):
+    for name in ("metrics.jsonl", "loss.png", "metrics.png"):
         path = folder / name
         if path.exists() and path.stat().st_size > 0:
             raise FileExistsError(f"{path} is not of a run, {folder} has no checkpoint")

@@ -172,6 +172,10 @@ def test_unknown_libraries_are_read_by_dlpack_or_array():
         from_framework(Broken())
 
 
+async def waited_for():
+    return 1.0
+
+
 @pytest.mark.parametrize(
     ("x", "message"),
     [
@@ -179,6 +183,9 @@ def test_unknown_libraries_are_read_by_dlpack_or_array():
         ("abc", r"a string \(str\)"),
         (b"abc", r"a string \(bytes\)"),
         ({"y": 1}, "a dict"),
+        ((i for i in [1]), "a generator is no array of numbers: use `return`, not `yield`"),
+        (waited_for(), "a coroutine is no array of numbers: leave `async` out"),
+        (map(abs, [1]), r"an iterator \(map\) is no array of numbers: make a list"),
         (len, "a builtin_function_or_method is no array of numbers: was it not called"),
         (float, r"the class float is no array of numbers: is \(\) missing"),
         ([[1], [1, 2]], "a list with rows of different lengths"),

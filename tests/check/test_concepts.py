@@ -12,6 +12,7 @@ from helpers.references import REFERENCES, reference_error
 import minqwen.layers
 from minqwen.check.concepts import CONCEPTS, concept, gradient_table
 
+IDS = ("embedding", "cross_entropy", "token_logprobs", "reward_head")  # concepts that read ids
 ROWS = [pytest.param(row, case, id=f"{row.name}-{case}") for row in CONCEPTS for case in row.cases]
 
 
@@ -101,14 +102,12 @@ def test_runs_on_the_strict_fake_device_with_the_same_result(row, case, dtype, m
     looks = {"dual chunks": 2, "NTK": 1, "experts": 1}
     assert set(syncs) <= {"int", "asnumpy"}, dict(syncs)
     assert syncs["asnumpy"] <= sum(n for technique, n in looks.items() if technique in case)
-    assert syncs["int"] <= (
-        2 if row.name in ("embedding", "cross_entropy", "language_model") else 0
-    )
+    assert syncs["int"] <= (2 if row.name in (*IDS, "language_model") else 0)
     for ours, device in zip((y, *grads), (fake_y, *fake_grads), strict=True):
         np.testing.assert_array_equal(from_fake(device), ours)
 
 
-@pytest.mark.parametrize("name", ["embedding", "cross_entropy", "language_model"])
+@pytest.mark.parametrize("name", [*IDS, "language_model"])
 def test_ids_on_the_host_cost_no_synchronisation(name, monkeypatch):
     row = concept(name)
     inputs = cast(next(iter(row.cases.values()))(np.random.default_rng(0)), "float32")
@@ -121,6 +120,7 @@ def test_ids_on_the_host_cost_no_synchronisation(name, monkeypatch):
 
 def test_every_file_in_layers_has_a_row_with_both_functions():
     files = {f"minqwen.layers.{m.name}" for m in pkgutil.iter_modules(minqwen.layers.__path__)}
+    files -= {"minqwen.layers.attention_tiles"}  # steps that three of them share
     assert files <= {row.module for row in CONCEPTS}
     for row in CONCEPTS:
         module = importlib.import_module(row.module)
@@ -141,5 +141,8 @@ def test_sizes_of_the_inputs_differ():
         for make in row.cases.values():
             for x in make(np.random.default_rng(0)):
                 if isinstance(x, np.ndarray) and x.dtype.kind == "f":
-                    one_row = row.name in ("shared_expert", "moe", "feed_forward") and len(x) == 1
+                    one_row = (
+                        row.name in ("shared_expert", "moe", "feed_forward", "reward_head")
+                        and len(x) == 1
+                    )
                     assert min(x.shape) > 1 or one_row, row.name  # the gate of the shared expert

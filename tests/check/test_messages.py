@@ -8,6 +8,7 @@ import pytest
 from minqwen.check.outside.messages import (
     KINDS,
     MAGIC,
+    MAX_NOTES,
     Damaged,
     Reply,
     clean,
@@ -83,6 +84,15 @@ def test_forged_replies_are_damaged(changes):
     assert read_reply(header, found, "", 0.0).outputs[0] == 1
     with pytest.raises(Damaged):
         read_reply({**header, **changes}, found, "", 0.0)
+
+
+def test_a_forged_reply_cannot_fill_the_report():
+    found = []
+    header = write_reply(Reply((np.ones(1),), ("float64",)), found)
+    many = {"notes": ["a" * 10_000] * 1000, "changed": ["x" * 10_000] * 1000}
+    reply = read_reply({**header, **many}, found, "", 0.0)
+    assert [len(reply.notes), len(reply.changed)] == [MAX_NOTES] * 2
+    assert max(map(len, (*reply.notes, *reply.changed))) <= 200
 
 
 def test_texts_from_outside_are_one_clean_line():

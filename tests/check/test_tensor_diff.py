@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from helpers.models import random_params, small_config
 
+from minqwen.check.patterns import patterns, rounded
+from minqwen.check.tracing.diff_facts import as_dict
 from minqwen.check.tracing.diff_text import text
-from minqwen.check.tracing.tensor_diff import as_dict, compare_traces
+from minqwen.check.tracing.tensor_diff import compare_traces
 from minqwen.check.tracing.tensor_layout import match_names, to_our_layout
-from minqwen.check.tracing.tensor_patterns import patterns, rounded
 from minqwen.check.tracing.trace import trace_model
 from minqwen.check.tracing.trace_file import Trace
 
@@ -202,8 +203,8 @@ def test_the_report_names_the_first_place_in_time_and_both_numbers():
     assert parted.where == "batch 1, time 3, feature 5"
     assert parted.theirs - parted.ours == pytest.approx(1.0)
     assert (parted.wrong, parted.total) == (4, 2 * 7 * 23)
-    assert "off from time 3 on; before it all is right" in parted.patterns
-    assert "only feature 5 of 23 is off" in parted.patterns
+    assert "wrong from time 3 on; before it everything is right" in parted.patterns
+    assert "only feature 5 of 23 is wrong" in parted.patterns
 
 
 def test_nan_and_shapes():
@@ -326,37 +327,41 @@ def test_names_and_layouts():
 
 def told(change, shape=(2, 3, 5, 8), axes=("B", "H", "T", "Dh")):
     x = np.random.default_rng(0).standard_normal(shape)
-    return patterns(x, change(x), list(axes), 1e-12, {"Dh": 8, "H": 3})
+    return told_of(change(x), x, axes, {"Dh": 8, "H": 3})
+
+
+def told_of(got, want, axes, sizes=None, whole=False, close=1e-12):
+    return patterns(got, want, np.abs(got - want) > close, list(axes), close, sizes, whole)
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     {
-        "every number has the other sign": lambda x: -x,
-        "all numbers are 0.353553 times ours, that is 1 / sqrt(Dh)": lambda x: x / 8**0.5,
-        "all numbers are 0.693147 times ours, that is ln 2": lambda x: x * np.log(2),
-        "all numbers are 3 times ours, that is H": lambda x: 3 * x,
-        "all numbers are ours plus 2": lambda x: x + 2,
-        "theirs is zero everywhere": lambda x: 0 * x,
-        "our numbers, one place later along time": lambda x: np.roll(
+        "every number has the wrong sign": lambda x: -x,
+        "all numbers are 0.353553 times the right ones, that is 1 / sqrt(Dh)": lambda x: x / 8**0.5,
+        "all numbers are 0.693147 times the right ones, that is ln 2": lambda x: x * np.log(2),
+        "all numbers are 3 times the right ones, that is H": lambda x: 3 * x,
+        "all numbers are the right ones plus 2": lambda x: x + 2,
+        "every number is zero": lambda x: 0 * x,
+        "the right numbers, one place later along time": lambda x: np.roll(
             np.concatenate((x[:, :, :1] * 0, x), axis=2)[:, :, :5], 0, axis=2
         ),
-        "our numbers in another order along feature: the two halves are interleaved": (
+        "the right numbers in another order along feature: the two halves are interleaved": (
             lambda x: x[..., [0, 4, 1, 5, 2, 6, 3, 7]]
         ),
-        "our numbers in another order along feature: the even ones first, then the odd ones": (
+        "the right numbers in another order along feature: the even ones first, then the odd ones": (
             lambda x: x[..., [0, 2, 4, 6, 1, 3, 5, 7]]
         ),
-        "our numbers in another order along feature: the two halves are exchanged": (
+        "the right numbers in another order along feature: the two halves are exchanged": (
             lambda x: np.roll(x, 4, axis=-1)
         ),
-        "our numbers in another order along time: backwards": lambda x: x[:, :, ::-1],
-        "our numbers in another order along head: theirs are ours number 1, 0, 2": (
+        "the right numbers in another order along time: backwards": lambda x: x[:, :, ::-1],
+        "the right numbers in another order along head: number 1, 0, 2 of the right ones": (
             lambda x: x[:, [1, 0, 2]]
         ),
         "each feature has a factor of its own: 1, 2, 3, 4, ...": lambda x: x * np.arange(1, 9),
-        "only head 1 of 3 is off": lambda x: x + np.array([0, 1, 0])[:, None, None] * x**2,
-        "off from time 3 on; before it all is right": (
+        "only head 1 of 3 is wrong": lambda x: x + np.array([0, 1, 0])[:, None, None] * x**2,
+        "wrong from time 3 on; before it everything is right": (
             lambda x: x + (np.arange(5) >= 3)[:, None] * x**2
         ),
     }.items(),
@@ -371,12 +376,12 @@ def test_patterns(change, sentence):
 def test_patterns_that_are_none():
     assert told(lambda x: x**3) == []
     x = np.random.default_rng(0).standard_normal((6, 6))
-    assert patterns(x, x.T, ["T", "S"], 1e-12, {})[0].startswith("our numbers transposed")
+    assert told_of(x.T, x, "TS")[0] == "the right numbers transposed: time and key are exchanged"
     heads = np.repeat(np.random.default_rng(0).standard_normal((2, 5)), 2, axis=0)
-    tiled = patterns(heads, heads[[0, 2, 0, 2]], ["H", "Dh"], 1e-12, {})
+    tiled = told_of(heads[[0, 2, 0, 2]], heads, ["H", "Dh"])
     assert "tiled" in tiled[0]
-    assert list(rounded(x, x * (1 + 2**-9))) == []
+    assert list(rounded(x * (1 + 2**-9), x)) == []
     half = x.astype(np.float16).astype(np.float64)
-    assert list(rounded(x, half)) == [
-        "every number of theirs is a float16 number: they were rounded to it"
+    assert list(rounded(half, x)) == [
+        "every number is a float16 number: they were rounded to it"
     ]

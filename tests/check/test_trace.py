@@ -14,6 +14,7 @@ from minqwen.check.tracing.trace_steps import all_steps
 from minqwen.layers.embedding import EmbeddingCache, embedding_backward
 from minqwen.layers.rmsnorm import rmsnorm_backward, rmsnorm_forward
 from minqwen.layers.rope import rope_forward, rope_inv_freq, rope_tables
+from minqwen.model.backbone import backbone_backward, backbone_forward
 from minqwen.model.config import param_shapes
 from minqwen.model.generate import generate
 from minqwen.model.language_model import language_model_backward, language_model_forward
@@ -88,6 +89,42 @@ def test_each_recorded_tensor_follows_from_those_before(case, mask):
         sizes = {"B": 2, "T": 7, "S": 7, "N": 14, "D": 29, "V": 61, "H": 6, "Dh": 10, "K": 3}
         for letter, size in zip(axes, t[name].shape, strict=True):
             assert sizes.get(letter, size) == size, name
+
+
+@pytest.mark.parametrize("case", ["dense", "windows", "qwen2_moe"])
+def test_several_texts_in_a_row(case):
+    """Steps that passed over `segments` would let a token see another text."""
+    config = small_config(**CASES[case])
+    params = random_params(config)
+    segments = np.array([[0, 0, 0, 1, 1, 1, 2], [4, 4, 4, 4, 4, 4, 9]])
+    with trace() as t:
+        language_model_forward(params, config, IDS, segments=segments)
+    assert np.array_equal(t["segments"], segments)
+    assert t["positions"].tolist() == [[0, 1, 2, 0, 1, 2, 0], [0, 1, 2, 3, 4, 5, 0]]
+    probs = t["model.layers.0.self_attn.probs"]
+    assert (probs[0, :, 3:, :3] == 0).all()
+    assert np.abs(probs.sum(axis=-1) - 1).max() < 1e-12
+    steps = all_steps(config, params, IDS, t["positions"], None, segments)
+    for name in t:
+        for step in steps.get(name, []):
+            if all(one in t for one in step.inputs):
+                y = step.run(*(t[one] for one in step.inputs))
+                assert np.abs(y - t[name]).max() <= 1e-13 * np.abs(t[name]).max(), name
+
+
+def test_another_head_on_the_same_backbone():
+    config = small_config()
+    params = random_params(config)
+    with trace() as t:
+        hidden, cache = backbone_forward(params, config, IDS)
+        grads = backbone_backward(np.ones_like(hidden), cache)
+        logits, _ = language_model_forward(params, config, IDS)
+    whole = trace_model(params, config, IDS)
+    assert [n for n in t if n in whole and n != "logits"] == list(whole)[:-1]
+    assert np.array_equal(t["model.norm"], hidden)
+    assert np.array_equal(t["call1.logits"], logits)
+    assert "logits" not in t
+    assert grads.keys() == params.keys() - {"lm_head.weight"}
 
 
 def test_recording_changes_no_bit_and_leaves_no_trace_behind():

@@ -20,6 +20,16 @@ def test_arguments_by_name(write):
         np.testing.assert_array_equal(worker.forward(X).outputs[0], want)
 
 
+def test_a_name_that_the_function_does_not_have_is_wrong(write):
+    text = "def f(x, weight, eps):\n    return x * weight"
+    with Worker(write(text), arguments={"w": "gain"}) as worker:
+        problem = worker.forward(X).problem
+    assert problem.kind == "wrong name"
+    assert problem.says == "f has no argument gain; it has x, weight, eps"
+    with Worker(write("def f(x, eps, **rest):\n    return x"), arguments={"w": "gain"}) as worker:
+        assert worker.forward(X).problem is None
+
+
 def test_what_is_optional_may_be_left_out(ask):
     text = "def f(x, w):\n    return x * w"
     np.testing.assert_array_equal(ask(text, optional=["eps"]).outputs[0], X["x"] * X["w"])
@@ -67,7 +77,8 @@ def test_the_outputs_are_picked_out_of_what_is_returned(ask, result, count, shap
     reply = ask(f"def f(x, w, eps):\n    return {result}", outputs=["y", "z"][:count])
     assert reply.problem is None
     assert [y.shape for y in reply.outputs] == shapes
-    assert reply.notes == ()
+    said = [note for note in reply.notes if "returned a float, not an array" in note]
+    assert len(said) == len(reply.notes) == (shapes[-1] == ())
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,8 @@ THEIRS = "def g(x): pass\ndef h(x): pass\nclass C: pass\nN = 3\nfrom math import
         ("their.py:f", "missing file", "is it theirs.py?"),
         ("no/theirs.py:f", "missing file", "no folder"),
         ("a.ipynb:f", "missing file", "is a notebook"),
+        ("dir.py:f", "missing file", "dir.py is a folder, not a file"),
+        ("dirs.py:f", "missing file", "there is no file"),
         ("theirs.py:f", "missing function", "has no function f; it has g, h, C"),
         ("theirs.py", "missing function", "it has g, h, C"),
         ("theirs.py:C", "missing function", "C is a class"),
@@ -158,6 +160,7 @@ THEIRS = "def g(x): pass\ndef h(x): pass\nclass C: pass\nN = 3\nfrom math import
 )
 def test_a_missing_file_or_function(write, tmp_path, target, kind, says):
     write(THEIRS)
+    (tmp_path / "dir.py").mkdir()
     with Worker(f"{tmp_path}/{target}") as worker:
         problem = worker.forward(X).problem
         assert (problem.kind, says in problem.says) == (kind, True), problem
@@ -174,9 +177,8 @@ def test_a_missing_module():
 @pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="CuPy is installed")
 def test_cupy_that_is_missing(write):
     with Worker(write(GOOD), framework="cupy") as worker:
-        problem = worker.forward(X).problem
-        assert problem.kind == "missing package"
-        assert "pip install 'minqwen[gpu]'" in problem.says
+        with pytest.raises(ImportError, match=r"pip install 'minqwen\[gpu\]'"):
+            worker.forward(X)
 
 
 @pytest.mark.parametrize(
@@ -205,9 +207,8 @@ def test_a_missing_array_library_comes_with_the_pip_line(write, tmp_path, monkey
     write("raise ModuleNotFoundError('No module named jax', name='jax')", "jax.py")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with Worker(write(GOOD), framework="jax") as worker:
-        assert worker.forward(X).problem == Problem(
-            "missing package", "jax is missing: pip install jax"
-        )
+        with pytest.raises(ImportError, match="jax is missing: pip install jax"):
+            worker.forward(X)
 
 
 # --- calls that give no answer -------------------------------------------------------------------
@@ -625,6 +626,21 @@ def test_processor_time_is_told_as_a_hang(write):
     assert "6 s of processor time" in problem.says
 
 
+@POSIX
+def test_an_alarm_of_their_own_is_not_told_as_a_hang(write):
+    text = """
+    import signal, time
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    def f(x, w, eps):
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        time.sleep(5)
+    """
+    with Worker(write(text)) as worker:
+        problem = worker.forward(X).problem
+    assert problem.kind == "killed"
+    assert "f set an alarm (SIGALRM) that ended its process" in problem.says
+
+
 # --- in this process, and what is refused --------------------------------------------------------
 
 
@@ -680,6 +696,11 @@ def test_an_unknown_framework_is_refused(maker):
 def test_bad_options_are_refused():
     with pytest.raises(ValueError, match="seconds must be above 0"):
         Worker("a.py:f", seconds=0)
+    for seconds in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="seconds must be above 0 and finite"):
+            Worker("a.py:f", seconds=seconds)
+    with pytest.raises(ValueError, match="memory_mb must be at least 1, got -5"):
+        Worker("a.py:f", memory_mb=-5)
     with pytest.raises(ValueError, match="no floating dtype 'float8'"):
         Worker("a.py:f").forward(X, "float8")
     with pytest.raises(TypeError, match="a set cannot be handed"):

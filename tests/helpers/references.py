@@ -323,6 +323,50 @@ def moe(x, w_router, w_gate_up, w_down, K, norm_topk_prob, *shared):
     return y + shared_expert(x, *shared) if shared else y
 
 
+def token_logprobs(logits, ids, temperature=1.0):
+    """log of exp(z_id / temperature) / sum_v exp(z_v / temperature)."""
+    found = np.empty(ids.shape)
+    for n in np.ndindex(ids.shape):
+        terms = [math.exp(z / temperature) for z in logits[n]]
+        found[n] = math.log(terms[ids[n]] / sum(terms))
+    return found
+
+
+def sequence_logprobs(logprobs, mask, reduction="sum"):
+    """The tokens that the mask shows, added up; for "mean" divided by how many there are."""
+    found = np.zeros(len(logprobs))
+    for b in range(len(logprobs)):
+        shown = [logprobs[b, t] for t in range(len(mask[b])) if mask[b, t]]
+        found[b] = sum(shown) / (len(shown) if reduction == "mean" else 1)
+    return found
+
+
+def reward_head(hidden, w, end_index):
+    """r_b = sum_d w_d h_bd at the end token of row b."""
+    D = hidden.shape[2]
+    return np.array(
+        [sum(w[0, d] * hidden[b, end, d] for d in range(D)) for b, end in enumerate(end_index)]
+    )
+
+
+def pairwise_loss(chosen, rejected, margin=None):
+    """Mean over the pairs of -log(1 / (1 + exp(-(chosen - rejected - margin))))."""
+    losses = []
+    for b in range(len(chosen)):
+        x = chosen[b] - rejected[b] - (0 if margin is None else margin[b])
+        losses.append(-math.log(1 / (1 + math.exp(-x))))
+    return sum(losses) / len(losses)
+
+
+def dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta=0.1):
+    """The pairwise loss of beta * log(policy / reference)."""
+    rewards = [
+        [beta * (x - ref) for x, ref in zip(side, reference, strict=True)]
+        for side, reference in ((chosen, ref_chosen), (rejected, ref_rejected))
+    ]
+    return pairwise_loss(*rewards)
+
+
 REFERENCES = {
     f.__name__: f
     for f in (
@@ -342,6 +386,11 @@ REFERENCES = {
         moe_experts,
         shared_expert,
         moe,
+        token_logprobs,
+        sequence_logprobs,
+        reward_head,
+        pairwise_loss,
+        dpo_loss,
         ntk,
         yarn,
         logn,

@@ -118,6 +118,32 @@ SPEC_EXAMPLES: dict[str, Callable[[Rng], Arguments]] = {
         "real": REAL.copy(),
     },
     "router_z_loss": lambda rng: {"router_logits": some(rng, 3, 4), "real": REAL.copy()},
+    "token_logprobs": lambda rng: {
+        "logits": some(rng, 1, 3, 4),
+        "ids": np.array([[2, 0, 3]]),
+        "temperature": 0.5,
+    },
+    "sequence_logprobs": lambda rng: {
+        "logprobs": -np.abs(some(rng, 2, 3)),
+        "mask": np.array([[False, True, True], [True, False, False]]),
+    },
+    "reward_head": lambda rng: {
+        "hidden": some(rng, 2, 3, 2),
+        "w": some(rng, 1, 2),
+        "end_index": np.array([2, 1]),
+    },
+    "pairwise_loss": lambda rng: {
+        "chosen_rewards": some(rng, 3),
+        "rejected_rewards": some(rng, 3),
+        "margin": None,
+    },
+    "dpo_loss": lambda rng: {
+        "chosen_logprobs": some(rng, 3) - 10,
+        "rejected_logprobs": some(rng, 3) - 10,
+        "ref_chosen_logprobs": some(rng, 3) - 10,
+        "ref_rejected_logprobs": some(rng, 3) - 10,
+        "beta": 0.5,
+    },
     "shared_expert": lambda rng: {
         "x": some(rng, 3, 2),
         "w_gate": some(rng, 4, 2),

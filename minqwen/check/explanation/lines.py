@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 PACKAGE = Path(__file__).parents[2]
-CONCEPTS = ("layers", "long_context", "model", "training", "tokenizer", "data")
+CONCEPTS = ("layers", "long_context", "model", "training", "alignment", "tokenizer", "data")
 ROUNDS = 2  # how many rounds of a loop are kept
 
 

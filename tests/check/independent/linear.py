@@ -36,6 +36,7 @@ FORWARD = {
     "bias_subtracted": (_BIAS, "y = y - b"),
     "bias_twice": (_BIAS, "y = b + y + b"),
     "weight_reshaped": (_WEIGHT, "weight = w.reshape(w.shape[1], len(w)).T"),
+    "weight_not_transposed": (_WEIGHT, "weight = w.astype(wide.dtype).T"),
     "input_reshaped": (
         _WEIGHT,
         f"{_WEIGHT}\n    wide = wide.reshape(x.shape[-1], -1).T.reshape(x.shape)",

@@ -19,6 +19,12 @@ FORWARD = {
     "bias_subtracted": (_ONES, _ONES.replace("torch.ones_like", "-torch.ones_like")),
     "bias_twice": (_ONES, _ONES.replace("torch.ones_like", "2 * torch.ones_like")),
     "relu": (_Y, _Y.replace("w)", "w).relu()")),
+    "weight_not_transposed": (
+        _Y,
+        'return torch.einsum("...i,io->...o", x, w)',
+        "w = torch.cat((w, b[:, None]), 1)",
+        "w = torch.cat((w, b[None]), 0)",
+    ),
     "weight_reshaped": (
         "if b is not None:",
         "w = w.reshape(w.shape[1], w.shape[0]).mT\n    if b is not None:",

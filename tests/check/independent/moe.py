@@ -68,6 +68,13 @@ def backward(dy, cache):
 FORWARD = {
     "always_renormalised": ("        if norm_topk_prob:\n", "        if picks:\n"),
     "never_renormalised": ("            g = [one / sum(g) for one in g]\n", "            pass\n"),
+    "router_not_transposed": ("scores = tokens @ router.T", "scores = tokens @ router"),
+    "weight_not_transposed": (
+        "            rows = first[number] @ inside\n            a, b = rows[:width], rows[width:]\n",
+        "            a, b = inside @ first[number][:width], inside @ first[number][width:]\n",
+        "second[number] @ (silu(a) * b)",
+        "(silu(a) * b) @ second[number]",
+    ),
     "logits_as_weights": ("g = [p[t, e] for e in picks]", "g = [scores[t, e] for e in picks]"),
     "uniform": ("g = [p[t, e] for e in picks]", "g = [1 / k] * k"),
     "least_likely": ("key=lambda e: (-p[t, e], e)", "key=lambda e: (p[t, e], e)"),

@@ -55,6 +55,10 @@ def backward(dy, cache):
 FORWARD = {
     "always_renormalised": ("        if norm_topk_prob:\n", "        if k:\n"),
     "never_renormalised": ("            g = g / g.sum()\n", "            pass\n"),
+    "weight_not_transposed": (
+        'np.einsum("nd,ed->ne", np.asarray(x, float), np.asarray(w, float))',
+        "np.asarray(x, float) @ np.asarray(w, float)",
+    ),
     "logits_as_weights": (
         "np.array([p[t, e] for e in picks])",
         "np.array([np.dot(x[t], w[e]) for e in picks])",

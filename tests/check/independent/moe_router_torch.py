@@ -32,6 +32,7 @@ FORWARD = {
         "    if norm_topk_prob:\n        weights = weights / weights.sum(1, keepdim=True)\n",
         "",
     ),
+    "weight_not_transposed": ("torch.nn.functional.linear(x, w)", "x @ w"),
     "logits_as_weights": ("weights = probs.gather", "weights = scores.gather"),
     "least_likely": ("dim=1, descending=True,", "dim=1, descending=False,"),
     "one_too_few": ("order[:, :num_experts_per_tok]", "order[:, : num_experts_per_tok - 1]"),

@@ -41,6 +41,13 @@ FORWARD = {
         "    if norm_topk_prob:\n        weights = weights / weights.sum(dim=-1, keepdim=True)\n",
         "",
     ),
+    "router_not_transposed": ("F.linear(flat, w_router)", "flat @ w_router"),
+    "weight_not_transposed": (
+        "gate, up = F.linear(inputs, w_gate_up[expert]).chunk(2, dim=-1)",
+        "gate, up = (inputs @ half for half in w_gate_up[expert].chunk(2))",
+        "F.linear(hidden, w_down[expert])",
+        "hidden @ w_down[expert]",
+    ),
     "logits_as_weights": (
         "    if norm_topk_prob:",
         "    weights = logits.gather(-1, selected)\n    if norm_topk_prob:",

@@ -74,6 +74,10 @@ FORWARD = {
     "gate_before": ("inside = token", "inside, gate = gate * token, 1.0"),
     "gate_added": ("rows.append(gate * out)", "rows.append(gate + out)"),
     "gate_of_output": ("rows.append(gate * out)", "rows.append(squash(pointer @ out) * out)"),
+    "weight_not_transposed": (
+        "    rows, saved = [], []\n",
+        "    w_gate, w_up, w_down = w_gate.T, w_up.T, w_down.T\n    rows, saved = [], []\n",
+    ),
     "branches_swapped": ("hidden = a * squash(a) * b", "hidden = a * b * squash(b)"),
     "sigmoid_for_silu": ("hidden = a * squash(a) * b", "hidden = squash(a) * b"),
     "no_up": ("hidden = a * squash(a) * b", "hidden = a * squash(a)"),

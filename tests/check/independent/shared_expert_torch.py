@@ -32,6 +32,14 @@ FORWARD = {
         "return gate * output",
         "return torch.sigmoid(F.linear(output, w_shared_gate)) * output",
     ),
+    "weight_not_transposed": (
+        "F.silu(F.linear(x, w_gate))",
+        "F.silu(x @ w_gate)",
+        "F.linear(x, w_up)",
+        "x @ w_up",
+        "F.linear(branch * other, w_down)",
+        "(branch * other) @ w_down",
+    ),
     "branches_swapped": (
         "    branch = F.silu(F.linear(x, w_gate))\n    other = F.linear(x, w_up)\n",
         "    branch = F.linear(x, w_gate)\n    other = F.silu(F.linear(x, w_up))\n",

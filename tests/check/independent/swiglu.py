@@ -53,6 +53,8 @@ def _act(value):
 
 FORWARD = {
     "branches_swapped": (_H, "h = a * (b * sigmoid(b))"),
+    "weight_not_transposed": (_A, f"w_gate, w_up, w_down = w_gate.T, w_up.T, w_down.T\n    {_A}"),
+    "llama_order": (_A, f"w_up, w_down = w_down, w_up\n    {_A}"),
     "halves_interleaved": (
         _A,
         "joined = np.concatenate((w_gate, w_up))\n"

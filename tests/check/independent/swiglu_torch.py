@@ -23,6 +23,14 @@ _CHUNK = "gate, up = both.chunk(2, -1)"
 _Y = "return h @ w_down.mT"
 FORWARD = {
     "branches_swapped": (_CHUNK, "up, gate = both.chunk(2, -1)"),
+    "weight_not_transposed": (
+        "joined = torch.cat((w_gate, w_up))\n    both = x @ joined.mT\n"
+        "    gate, up = both.chunk(2, -1)\n",
+        "gate, up = x @ w_gate, x @ w_up\n",
+        _Y,
+        "return h @ w_down",
+    ),
+    "llama_order": ("joined = torch", "w_up, w_down = w_down, w_up\n    joined = torch"),
     "halves_interleaved": (_CHUNK, "gate, up = both[..., ::2], both[..., 1::2]"),
     "sigmoid_for_silu": (_SILU, "return torch.sigmoid(z)"),
     "relu": (_SILU, "return torch.relu(z)"),

@@ -1,0 +1,284 @@
+"""What sft, reward, dpo and ppo ask for: a model to start from, settings, files of chats."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from ..cli import program
+from ..data.records import read_chats
+from ..model.checkpoint import load_checkpoint
+from ..model.config import QwenConfig
+from ..params import Params
+from ..tokenizer.bpe import Tokenizer
+from ..tokenizer.chat_templates import TEMPLATES
+from ..tokenizer.chatml import Chat, encode_chat
+from ..tokenizer.special_tokens import ENDOFTEXT, IM_END, IM_START
+from ..training.resume import last_checkpoint, read_training
+from .files import checkpoint_of
+
+HOLD_OUT = 4  # first word of the seed
+Item = TypeVar("Item")
+Settings = TypeVar("Settings")
+
+
+class Option(NamedTuple):
+    field: str  # of the settings
+    help: str
+    name: str | None = None  # None: the field, with dashes
+    choices: Sequence[str] | None = None
+
+
+LOOP = (
+    Option("steps", "updates"),
+    Option("seed", "of all that is random"),
+    Option("dtype", "of the parameters", choices=("float32", "float64")),
+    Option("eval_every", "updates between looks at held-out data; 0 = only at the end"),
+    Option("checkpoint_every", "updates between checkpoints"),
+)
+OPTIMIZER = (
+    Option("batch_size", "rows in an update"),
+    Option("accumulate", "pieces of a batch, so that it fits into memory"),
+    Option("context_length", "tokens", name="--context"),
+    Option("peak_lr", "peak learning rate", name="--lr"),
+    Option("warmup_steps", "updates with a rising rate", name="--warmup"),
+    Option("weight_decay", "of the matrices"),
+    Option("max_norm", "of the gradient; inf = no clipping", name="--clip"),
+)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare where a run starts, where it writes, and how chats are told."""
+    parser.add_argument(
+        "--start-from", type=Path, required=True, metavar="FOLDER", help="checkpoint or run"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument(
+        "--tokenizer", type=Path, metavar="PATH", help="if not in the folder of --start-from"
+    )
+    parser.add_argument("--template", choices=TEMPLATES, default="qwen2", help="of chats (qwen2)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def add_settings_arguments(
+    parser: argparse.ArgumentParser, presets: Mapping[str, Any], options: Iterable[Option]
+) -> None:
+    """Declare --preset, and a flag for each option; what is not given is that of the preset.
+
+    Args:
+        parser: of the command.
+        presets: settings of one class; the first is the default.
+        options: which fields can be given. The value is found under the name of the field.
+    """
+    group = parser.add_argument_group("settings")
+    first = next(iter(presets))
+    group.add_argument(
+        "--preset", choices=presets, default=first, help=f"where the others begin ({first})"
+    )
+    for option in options:
+        default = getattr(presets[first], option.field)
+        name = option.name or "--" + option.field.replace("_", "-")
+        more: dict[str, Any] = {"action": argparse.BooleanOptionalAction}  # --packed, --no-packed
+        if not isinstance(default, bool):
+            metavar = None if option.choices else type(default).__name__.upper()
+            more = {"type": type(default), "choices": option.choices, "metavar": metavar}
+        shown = ("no", "yes")[default] if isinstance(default, bool) else default
+        group.add_argument(name, dest=option.field, help=f"{option.help} ({shown})", **more)
+
+
+def choose_settings(
+    args: argparse.Namespace, presets: Mapping[str, Settings], options: Iterable[Option]
+) -> Settings:
+    """Return the preset with what was given.
+
+    A warm-up that was not given is that of the run to resume; else it shrinks or grows with
+    --steps, so that its share of the run is that of the preset.
+
+    Args:
+        args: of the command line, with preset and out.
+        presets: those of add_settings_arguments.
+        options: those of add_settings_arguments.
+
+    Raises:
+        ValueError: a value is impossible, or the run to resume is damaged.
+    """
+    preset: Any = presets[args.preset]
+    values = {option.field: getattr(args, option.field) for option in options}
+    values = {field: value for field, value in values.items() if value is not None}
+    if "warmup_steps" in {field.name for field in fields(preset)} - values.keys():
+        steps = values.get("steps", preset.steps)
+        values["warmup_steps"] = preset.warmup_steps * steps // preset.steps
+        checkpoint = last_checkpoint(args.out)
+        if checkpoint is not None:
+            before = read_training(checkpoint)["settings"].get("warmup_steps")
+            values["warmup_steps"] = min(before or 0, steps)
+    chosen: Settings = replace(preset, **values)
+    return chosen
+
+
+def add_validation_argument(parser: argparse.ArgumentParser, default: float = 0.05) -> None:
+    """Declare --validation."""
+    parser.add_argument(
+        "--validation",
+        type=_share_or_file,
+        default=default,
+        metavar="FILE|SHARE",
+        help=f"a file like the one to train on, or a share of that, held out ({default})",
+    )
+
+
+def _share_or_file(text: str) -> float | Path:
+    try:
+        return float(text)
+    except ValueError:
+        return Path(text)
+
+
+def hold_out(
+    items: Sequence[Item],
+    validation: float | Path,
+    seed: int,
+    read: Callable[[Path], list[Item]],
+) -> tuple[list[Item], list[Item] | None]:
+    """Return what is trained on, and what is only looked at.
+
+    Args:
+        items: all there are.
+        validation: a file, of which everything is held out, or a share of the items.
+        seed: of the choice.
+        read: reads the file.
+
+    Returns:
+        The items to train on, in their order; the others, None when there are none.
+
+    Raises:
+        ValueError: the share is not in [0, 1), or leaves nothing to train on.
+
+    >>> hold_out("abcd", 0.25, seed=0, read=list)
+    (['a', 'b', 'c'], ['d'])
+    >>> hold_out("abcd", 0.1, seed=0, read=list)  # less than half an item
+    (['a', 'b', 'c', 'd'], None)
+    """
+    if isinstance(validation, Path):
+        return list(items), read(validation)
+    if not 0 <= validation < 1:
+        raise ValueError(f"--validation must be a file, or a share in [0, 1), got {validation}")
+    n = round(validation * len(items))
+    if n == len(items):
+        raise ValueError(f"--validation {validation} of {len(items)} leaves nothing to train on")
+    order = np.random.default_rng([HOLD_OUT, seed]).permutation(len(items)).tolist()
+    chosen = set(order[:n])
+    kept = [item for i, item in enumerate(items) if i not in chosen]
+    return kept, [items[i] for i in sorted(chosen)] or None
+
+
+class Start(NamedTuple):
+    config: QwenConfig
+    params: Params
+    tokenizer: Tokenizer
+    pad_id: int  # <|endoftext|>, or <|im_end|> where there is none
+
+
+def open_start(
+    path: Path, dtype: str, tokenizer: Path | None = None, *, score_head: bool | None = False
+) -> Start:
+    """Read a checkpoint, or that of a run, with a tokenizer that can tell chats.
+
+    Args:
+        path: its folder.
+        dtype: of the parameters.
+        tokenizer: of --tokenizer; None takes the one in the folder.
+        score_head: False wants logits, True a score; None takes either.
+
+    Raises:
+        ValueError: the tokenizer lacks a control token or has more ids than the model has rows, or
+            the model has the other head.
+        FileNotFoundError: a file is missing.
+    """
+    folder = checkpoint_of(path)
+    config, params = load_checkpoint(folder, dtype=dtype)
+    if score_head is not None and score_head != bool(config.num_labels):
+        has, wanted = ("a score", "logits") if config.num_labels else ("logits", "a score")
+        raise ValueError(f"the model in {path} gives {has}, here {wanted} are needed")
+    place = folder if tokenizer is None else checkpoint_of(tokenizer)
+    found = Tokenizer.from_pretrained(place)
+    known = found.special_tokens
+    if missing := [name for name in (IM_START, IM_END) if name not in known]:
+        raise ValueError(
+            f"the tokenizer in {place} has no {' and no '.join(missing)}, which a chat is told "
+            f"with; `{program()} train-tokenizer` makes one that has, for a model that is "
+            f"pretrained with it: `{program()} pretrain --tokenizer`"
+        )
+    if found.vocab_size > config.vocab_size:
+        raise ValueError(
+            f"the tokenizer in {place} has {found.vocab_size} ids, the model in {path} only "
+            f"vocab_size={config.vocab_size} rows"
+        )
+    return Start(config, params, found, known.get(ENDOFTEXT, known[IM_END]))
+
+
+class NumberedChat(NamedTuple):
+    chat: Chat
+    line: int  # of the file, 1 for the first
+
+
+def read_encoded_chats(
+    path: Path, tokenizer: Tokenizer, template: str, train_on: str = "answers"
+) -> list[NumberedChat]:
+    """Read a file of chats and turn them into ids.
+
+    Args:
+        path: JSONL, see data/records.py.
+        tokenizer: has <|im_start|> and <|im_end|>.
+        template: a name in TEMPLATES.
+        train_on: see encode_chat.
+
+    Raises:
+        ValueError: a line is wrong, or the template cannot tell it; with file and line.
+        FileNotFoundError: there is no such file.
+    """
+    found: list[NumberedChat] = []
+    for record in read_chats(path):
+        with on_line(path, record.line):
+            chat = encode_chat(
+                tokenizer,
+                record.messages,
+                template=template,
+                train_on=train_on,
+                tools=record.tools,
+            )
+        found.append(NumberedChat(chat, record.line))
+    return found
+
+
+@contextmanager
+def on_line(path: Path, line: int) -> Iterator[None]:
+    """Say file and line when what a line holds cannot be used.
+
+    >>> with on_line(Path("chats.jsonl"), 3):
+    ...     raise ValueError("no form for tools")
+    Traceback (most recent call last):
+    ...
+    ValueError: chats.jsonl, line 3: no form for tools
+    """
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}, line {line}: {error}") from None
+
+
+def chat_hint(tokenizer: Tokenizer, template: str, out: Path) -> str:
+    """Return the words with which bash asks the trained model something, in ChatML."""
+    question = [{"role": "user", "content": "your text"}]
+    chat = encode_chat(tokenizer, question, template=template, generation_prompt=True)
+    text = tokenizer.decode(chat.ids)
+    for character, written in (("\\", "\\\\"), ("'", "\\'"), ("\n", "\\n")):
+        text = text.replace(character, written)
+    return f"{program()} generate {out} --special $'{text}'"
