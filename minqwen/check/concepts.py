@@ -20,10 +20,11 @@ from .rows_layers import LAYER_ROWS
 from .rows_long_context import LONG_CONTEXT_ROWS
 from .rows_model import MODEL_ROWS
 from .rows_moe import MOE_ROWS
+from .rows_ppo import PPO_ROWS
 from .rows_preferences import PREFERENCE_ROWS
 
 BOUND = 1e-7  # of a gradient's error, over its scale
-CONCEPTS = (*LAYER_ROWS, *MOE_ROWS, *LONG_CONTEXT_ROWS, *MODEL_ROWS, *PREFERENCE_ROWS)
+CONCEPTS = (*LAYER_ROWS, *MOE_ROWS, *LONG_CONTEXT_ROWS, *MODEL_ROWS, *PREFERENCE_ROWS, *PPO_ROWS)
 
 
 def gradient_table(concept: Concept, seed: int = 0) -> Iterator[tuple[str, GradientError]]:

@@ -367,6 +367,50 @@ def dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta=0.1):
     return pairwise_loss(*rewards)
 
 
+def ppo_policy_loss(logprobs, others, mask, cliprange):
+    """Mean over the tokens of the worse of -A r and -A clip(r), r = exp(log pi - log pi_old)."""
+    (old, advantages), losses = others, []
+    for n in np.ndindex(mask.shape):
+        if mask[n]:
+            ratio = math.exp(logprobs[n] - old[n])
+            held = min(max(ratio, 1 - cliprange), 1 + cliprange)
+            losses.append(max(-advantages[n] * ratio, -advantages[n] * held))
+    return sum(losses) / len(losses)
+
+
+def ppo_value_loss(values, others, mask, cliprange_value):
+    """Half of the mean over the tokens of the larger of two squared errors."""
+    (old, returns), losses = others, []
+    for n in np.ndindex(mask.shape):
+        if mask[n]:
+            held = old[n] + min(max(values[n] - old[n], -cliprange_value), cliprange_value)
+            losses.append(max((values[n] - returns[n]) ** 2, (held - returns[n]) ** 2) / 2)
+    return sum(losses) / len(losses)
+
+
+def shares(z):
+    """Softmax of one position."""
+    terms = [math.exp(value - max(z)) for value in z]
+    return [term / sum(terms) for term in terms]
+
+
+def entropy(logits, block=None):
+    """H = -sum_v p_v log p_v."""
+    H = np.empty(logits.shape[:-1])
+    for n in np.ndindex(H.shape):
+        H[n] = -sum(p * math.log(p) for p in shares(logits[n]))
+    return H
+
+
+def exact_kl(logits, others, block=None):
+    """KL = sum_v p_v log(p_v / q_v)."""
+    kl = np.empty(logits.shape[:-1])
+    for n in np.ndindex(kl.shape):
+        p, q = shares(logits[n]), shares(others[0][n])
+        kl[n] = sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+    return kl
+
+
 REFERENCES = {
     f.__name__: f
     for f in (
@@ -391,6 +435,10 @@ REFERENCES = {
         reward_head,
         pairwise_loss,
         dpo_loss,
+        ppo_policy_loss,
+        ppo_value_loss,
+        entropy,
+        exact_kl,
         ntk,
         yarn,
         logn,

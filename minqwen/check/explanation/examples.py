@@ -93,6 +93,8 @@ def _feed_forward(rng: Rng) -> tuple[Any, ...]:
     return (x[None], *{**rest, "mlp.gate.weight": router}.values())
 
 
+ANSWERS = np.array([[True, True, True], [True, True, False]])  # of 3 and 2 tokens
+
 SPEC_EXAMPLES: dict[str, Callable[[Rng], Arguments]] = {
     "linear": lambda rng: {"x": some(rng, 3, 4), "w": some(rng, 2, 4), "b": some(rng, 2)},
     "embedding": lambda rng: {"ids": np.array([2, 0, 2]), "w": some(rng, 4, 3)},
@@ -144,6 +146,37 @@ SPEC_EXAMPLES: dict[str, Callable[[Rng], Arguments]] = {
         "ref_rejected_logprobs": some(rng, 3) - 10,
         "beta": 0.5,
     },
+    "kl_penalty": lambda rng: {
+        "logprobs": some(rng, 2, 3) - 2,
+        "ref_logprobs": some(rng, 2, 3) - 2,
+        "mask": ANSWERS,
+        "scores": some(rng, 2),
+        "kl_coef": 0.5,
+    },
+    "gae": lambda rng: {
+        "rewards": some(rng, 2, 3),
+        "values": some(rng, 2, 3),
+        "mask": ANSWERS,
+        "gamma": 1.0,
+        "lam": 0.5,
+        "last_values": None,
+    },
+    "whitening": lambda rng: {"x": some(rng, 2, 3), "mask": ANSWERS, "shift_mean": True},
+    "ppo_policy_loss": lambda rng: {
+        "logprobs": some(rng, 2, 3) - 2,
+        "old_logprobs": some(rng, 2, 3) - 2,
+        "advantages": some(rng, 2, 3),
+        "mask": ANSWERS,
+        "cliprange": 0.2,
+    },
+    "ppo_value_loss": lambda rng: {
+        "values": some(rng, 2, 3),
+        "old_values": some(rng, 2, 3),
+        "returns": some(rng, 2, 3),
+        "mask": ANSWERS,
+        "cliprange_value": 0.15,
+    },
+    "entropy": lambda rng: {"logits": some(rng, 1, 3, 4)},
     "shared_expert": lambda rng: {
         "x": some(rng, 3, 2),
         "w_gate": some(rng, 4, 2),

@@ -43,9 +43,9 @@ FORWARD = {
     ),
     "no_done_run": (
         _ROW,
-        "v_row, real = v[b], np.append(mask[b], False)\n"
-        "        seen = np.array([v_row[t + 1] if real[t + 1] else end for t in range(len(v_row))])\n"
-        "        d, a = r[b] + gamma * seen - v_row, 0.0\n"
+        "v_row, real = np.append(v[b], end), np.append(mask[b], False)\n"
+        "        seen = np.array([v_row[t] if real[t] else end for t in range(1, len(real))])\n"
+        "        d, a = r[b] + gamma * seen - v[b], 0.0\n"
         "        for t in reversed(range(len(d))):\n"
         "            a = d[t] + gamma * lam * a\n"
         "            A[b, t] = a if real[t] else 0.0",

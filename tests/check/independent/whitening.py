@@ -49,7 +49,7 @@ FORWARD = {
     "no_mean": ("if not shift_mean:", "if True:"),
     "shift_ignored": ("if not shift_mean:", "if False:"),
     "shift_upside_down": ("if not shift_mean:", "if shift_mean:"),
-    "mean_scaled": ("white = white + mean", "white = chosen / np.sqrt(var + EPS)"),
+    "mean_scaled": ("white = white + mean", "white = white + mean / np.sqrt(var + EPS)"),
     "no_root": (_WHITE, "white = (chosen - mean) / (var + EPS)"),
     "not_divided": (_WHITE, "white = chosen - mean"),
     "multiplied": (_WHITE, "white = (chosen - mean) * np.sqrt(var + EPS)"),

@@ -40,7 +40,7 @@ FORWARD = {
     "no_mean": ("if not shift_mean:", "if True:"),
     "shift_ignored": ("if not shift_mean:", "if False:"),
     "shift_upside_down": ("if not shift_mean:", "if shift_mean:"),
-    "mean_scaled": ("white = white + mean", "white = x * torch.rsqrt(var + 1e-8)"),
+    "mean_scaled": ("white = white + mean", "white = white + mean * torch.rsqrt(var + 1e-8)"),
     "no_root": (_WHITE, "white = (x - mean) / (var + 1e-8)"),
     "not_divided": (_WHITE, "white = x - mean"),
     "multiplied": (_WHITE, "white = (x - mean) * (var + 1e-8).sqrt()"),
