@@ -27,6 +27,7 @@ COMMANDS = {  # name -> one line; the rest stands in minqwen/commands/NAME.py
     "sft": "Fine-tune a model on chats; the same command goes on where it was stopped.",
     "reward": "Train a reward model on pairs of answers, or score pairs with one.",
     "dpo": "Train a chat model on pairs of answers, without a reward model (DPO).",
+    "ppo": "Make a chat model answer so that a reward model scores it higher (PPO).",
     "generate": "Continue a text with a trained model, token by token.",
     "upcycle": "Cut a trained dense model into experts, and say how far its outputs moved.",
     "lab": "Train small and measure: long-context techniques, or a mixture of experts.",

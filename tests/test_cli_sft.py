@@ -168,7 +168,7 @@ def test_a_model_that_cannot_be_fine_tuned_is_named(base, chats, tmp_path, capsy
     config = replace(load_checkpoint(base / "checkpoint")[0], num_labels=1)
     save_checkpoint(tmp_path / "rm", config, init_params(config, np.random.default_rng(0)))
     error = error_of(capsys, *words(chats, tmp_path / "rm", out))
-    assert "gives a score, here logits are needed" in error
+    assert "gives a score, but logits must come out here" in error
     assert "no checkpoint folder" in error_of(capsys, *words(chats, tmp_path / "none", out))
     assert not out.exists()
 

@@ -206,7 +206,7 @@ def open_start(
     config, params = load_checkpoint(folder, dtype=dtype)
     if score_head is not None and score_head != bool(config.num_labels):
         has, wanted = ("a score", "logits") if config.num_labels else ("logits", "a score")
-        raise ValueError(f"the model in {path} gives {has}, here {wanted} are needed")
+        raise ValueError(f"the model in {path} gives {has}, but {wanted} must come out here")
     place = folder if tokenizer is None else checkpoint_of(tokenizer)
     found = Tokenizer.from_pretrained(place)
     known = found.special_tokens

@@ -104,7 +104,7 @@ def load_run(folder: Path, dtype: str) -> tuple[Params, AdamWState, Training] | 
     if not (checkpoint / "state.npz").is_file():
         raise ValueError(f"{checkpoint} cannot be resumed, it has no state.npz")
     _, params = load_checkpoint(checkpoint, dtype=dtype)
-    return params, _read_state(checkpoint / "state.npz", params), training
+    return params, read_state(checkpoint / "state.npz", params), training
 
 
 def read_training(checkpoint: Path) -> Training:
@@ -137,7 +137,16 @@ def read_training(checkpoint: Path) -> Training:
     return training
 
 
-def _read_state(path: Path, params: Params) -> AdamWState:
+def read_state(path: Path, params: Params) -> AdamWState:
+    """Return AdamW's state from a state.npz.
+
+    Args:
+        path: of the file.
+        params: whose state it is.
+
+    Raises:
+        ValueError: it is damaged, or is that of other parameters.
+    """
     shapes: dict[str, tuple[int, ...]] = {"step": ()}
     shapes |= {f"{moment}.{key}": w.shape for moment in "mv" for key, w in params.items()}
     arrays = {name: array for name, array in read_npz(path).items() if name in shapes}

@@ -123,11 +123,16 @@ def save_run(
             write_checkpoint(new, config, stored)
             if tokenizer is not None:
                 tokenizer.save_pretrained(new)
-            arrays: dict[str, Any] = {"step": np.asarray(state["step"])}
-            arrays |= {f"m.{key}": to_numpy(m) for key, m in state["m"].items()}
-            arrays |= {f"v.{key}": to_numpy(v) for key, v in state["v"].items()}
-            np.savez(new / "state.npz", **arrays)
+            write_state(new, state)
             text = json.dumps(training, ensure_ascii=False, indent=1, allow_nan=False)
             (new / "training.json").write_text(text + "\n", encoding="utf-8")
             if more is not None:
                 more(new)
+
+
+def write_state(folder: Path, state: AdamWState) -> None:
+    """Write AdamW's step, m and v into folder/state.npz."""
+    arrays: dict[str, Any] = {"step": np.asarray(state["step"])}
+    arrays |= {f"m.{key}": to_numpy(m) for key, m in state["m"].items()}
+    arrays |= {f"v.{key}": to_numpy(v) for key, v in state["v"].items()}
+    np.savez(folder / "state.npz", **arrays)

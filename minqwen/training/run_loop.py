@@ -41,7 +41,7 @@ class Learner(Protocol):
         """Change the parameters and count the step."""
 
     def validate(self) -> Row | None:
-        """Return what held-out data say, validation_loss among it, or None without any."""
+        """Return what held-out data say, validation_loss among it if there is one, or None."""
 
     def save(self) -> None:
         """Write the checkpoint."""
@@ -119,12 +119,13 @@ def run_loop(
             found = learner.validate()
             if found is None:
                 return
-            loss, step = found["validation_loss"], learner.step
-            if not math.isfinite(loss):
+            loss, step = found.get("validation_loss"), learner.step
+            if loss is not None and not math.isfinite(loss):
                 raise FloatingPointError(f"the validation loss of step {step} is {loss}")
             with interrupts.held():
                 metrics.append({"step": step} | found)
-            shown.note(f"step {step}: validation loss {loss:.4f}")
+            if loss is not None:
+                shown.note(f"step {step}: validation loss {loss:.4f}")
 
         try:
             if saved < 0:
@@ -147,8 +148,8 @@ def run_loop(
                     metrics.append(row)
                     if learner.step % s.checkpoint_every == 0 or learner.step == s.steps:
                         save()
-                        if plot is not None:
-                            plot(folder)
+                        if plot is not None and learner.step != s.steps:
+                            plot(folder)  # the last one is drawn below, with the last look
                 shown.step(row)
         except (KeyboardInterrupt, SystemExit):
             with interrupts.held():
