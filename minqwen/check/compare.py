@@ -18,17 +18,33 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array
-from .diagnose import Answers, Diagnosis, Tried, diagnose, fits, right_module
-from .facets import Facet, dtype_facet, precision_facet, shape_facet, value_facet
+from .compare_gradients import GradientComparison
+from .diagnose import (
+    Answers,
+    Diagnosis,
+    Tried,
+    diagnose,
+    edits_of,
+    fits,
+    right_module,
+)
+from .edited import edited_module
+from .facets import (
+    Facet,
+    dtype_facet,
+    precision_facet,
+    runs_facet,
+    shape_facet,
+    ties_facet,
+    value_facet,
+)
 from .limits import limit, terms_of, units_off
-from .outside.arrays import round_to
-from .outside.worker import InProcess, Reply, Worker
+from .outside.messages import Reply, clean
+from .outside.worker import InProcess, Worker
+from .questions import Questions, rounded
 from .report import Report
 from .spec import Arguments, Probe, Spec
 from .specs import spec as spec_of
-
-HALVES = ("float16", "bfloat16")
 
 
 def compare(
@@ -61,6 +77,7 @@ def compare(
     Raises:
         ValueError: no such concept, argument, framework or convention. What is wrong with their
             file is in the report.
+        ImportError: the framework is missing.
     """
     spec = spec_of(concept) if isinstance(concept, str) else concept
     conventions = [
@@ -72,7 +89,10 @@ def compare(
             f"{', '.join(conventions) or 'none'}"
         )
     if unknown := set(arguments or {}) - set(spec.arguments):
-        raise ValueError(f"{spec.name} has no argument {', '.join(sorted(unknown))}")
+        raise ValueError(
+            f"{spec.name} has no argument {', '.join(sorted(unknown))}; it has "
+            f"{', '.join(spec.arguments)}"
+        )
     options: dict[str, Any] = {
         "framework": framework,
         "arguments": arguments,
@@ -83,138 +103,168 @@ def compare(
     if isinstance(forward, str):
         if not isinstance(backward, (str, type(None))):
             raise ValueError("forward is the name of a file's function, so backward must be too")
-        target = forward
+        target = clean(forward)
         there = Worker(forward, backward=backward, seconds=seconds, memory_mb=memory_mb, **options)
     else:
         if isinstance(backward, str):
             raise ValueError("forward is a function, so backward must be one too")
-        target = getattr(forward, "__qualname__", repr(forward))
+        target = clean(getattr(forward, "__qualname__", repr(forward)))
         there = InProcess(forward, backward=backward, **options)
+    by_hand = backward is not None
+    gradients = spec.pull is not None and (by_hand or framework in ("torch", "jax"))
     with there as function:
-        comparison = Comparison(spec, function, seed, accept)
-        return comparison.report(target, backward is not None, framework in ("torch", "jax"))
+        questions = Questions(spec, function, seed)
+        if isinstance(function, Worker):
+            questions.ask_all(gradients, by_hand)
+            function.close()  # before anything is worked out that it must not see
+        problem = questions.values()[0][1].problem
+        if arguments and problem is not None and problem.kind == "wrong name":
+            raise ValueError(problem.says)
+        return Comparison(questions, accept).report(target, gradients, by_hand)
 
 
 class Comparison:
-    """One run of the checker: what was asked and answered so far."""
+    """What is to be said about the replies of one function."""
 
-    def __init__(self, spec: Spec, function: Any, seed: int, accept: Sequence[str]) -> None:
-        self.spec, self.function, self.seed, self.accept = spec, function, seed, tuple(accept)
+    def __init__(self, questions: Questions, accept: Sequence[str] = ()) -> None:
+        self.questions, self.spec, self.accept = questions, questions.spec, tuple(accept)
         self.facets: list[Facet] = []
-        self.diagnoses: list[tuple[str, Diagnosis]] = []  # "forward" or "backward"
+        self.diagnoses: list[tuple[str, Diagnosis]] = []  # "forward", "ties" or "backward"
         self.notes: list[str] = []
-        self.dys: dict[str, tuple[Array, ...]] = {}  # by probe, see upstream
         self.dtype = "float64"  # in which the stranger seems to compute
-
-    def make(self, probe: Probe) -> Arguments:
-        """Draw the inputs of a probe, always the same ones."""
-        return probe.make(np.random.default_rng([self.seed, self.spec.probes.index(probe)]))
+        self.base = right_module(self.spec)  # what they are compared with
+        self.accepted: tuple[str, ...] = ()  # names of the conventions in it
+        self.wants: dict[str, Answers] = {}  # by probe, see want
 
     def wanted(self, arguments: Arguments) -> Answers:
         """Return our answers, by the name of the output."""
         with np.errstate(all="ignore"):
-            outputs = self.spec.run(right_module(self.spec), arguments)
+            outputs = self.spec.run(self.base, arguments)
         return dict(zip(self.spec.outputs, map(np.asarray, outputs), strict=True))
 
-    def report(self, target: str, by_hand: bool, autodiff: bool) -> Report:
-        """Ask everything that can be asked, in order; the first failures end it early.
+    def want(self, probe: Probe) -> Answers:
+        """Return our answers to a probe in float64."""
+        if probe.name not in self.wants:
+            self.wants[probe.name] = self.wanted(self.questions.make(probe))
+        return self.wants[probe.name]
+
+    def report(self, target: str, gradients: bool, by_hand: bool) -> Report:
+        """Answer everything that can be answered, in order; the first failures end it early.
 
         Args:
             target: name of the function, for the report.
-            by_hand: there is a backward.
-            autodiff: otherwise their library differentiates forward; it fits, right or wrong.
+            gradients: there is a way to a gradient.
+            by_hand: it is their own; a library's fits the forward, right or wrong.
         """
-        tried = self.ask_values()
+        tried = self.answer_values()
         if tried:
-            self.ask_dtype_and_determinism(tried)
-            right = all(one.right for one in tried)
-            if self.spec.pull is not None and (by_hand or (autodiff and right)):
-                self.ask_gradients(tried, right)
+            numbers = [one for one in tried if not one.raised]
+            self.answer_dtype_and_determinism(numbers)
+            right = all(one.right for one in tried if not one.probe.ties)
+            if gradients and (by_hand or right):
+                asked = GradientComparison(
+                    self.questions, self.base, self.dtype, bool(self.accepted), self.facets
+                )
+                self.diagnoses += [("backward", one) for one in asked.answer(right)]
             if right:
-                self.ask_precision()
+                self.answer_precision()
             else:  # they would be wrong for the same reason
                 for name in ("float32", "half precision"):
                     self.facets.append(Facet(name, None, "not asked: the values are wrong"))
-        return Report(
-            self.spec, target, self.facets, self.diagnoses, self.notes, accept=self.accept
-        )
+        return Report(self.spec, target, self.facets, self.diagnoses, self.notes, self.accepted)
 
-    def ask_values(self) -> list[Tried]:
-        """Run every input once in float64: runs, shape, values, hard inputs, purity."""
-        spec, replies, broken = self.spec, [], []
-        changed: set[str] = set()
-        for probe in spec.probes:
-            arguments = self.make(probe)
-            reply: Reply = self.function.forward(arguments)
+    def answer_values(self) -> list[Tried]:
+        """Judge every input in float64: runs, shape, values, hard inputs, ties, purity."""
+        spec, values = self.spec, self.questions.values()
+        for _, reply in values:
             self.note(reply)
-            if reply.problem is not None:
-                broken.append((probe, reply.problem))
-                stopped = sum(p.kind in ("hung", "killed", "exited") for _, p in broken)
-                if not probe.hard or stopped > 1:
-                    break  # what hangs twice would hang again
-                continue
-            changed |= set(reply.changed)
-            replies.append((probe, arguments, reply, self.wanted(arguments)))
-        ordinary = [p for p, _ in broken if not p.hard]
-        if ordinary or not replies:
-            probe, problem = broken[0]
-            where = f" ({problem.where})" if problem.where else ""
-            self.facets.append(
-                Facet("runs", False, f"{problem.says}{where}", [f"on {probe.shows}"])
-            )
+        broken = [(probe, reply.problem) for probe, reply in values if reply.problem is not None]
+        replies = [(probe, reply) for probe, reply in values if reply.problem is None]
+        ordinary = [problem for probe, problem in broken if not probe.hard]
+        self.facets.append(runs_facet(len(values), broken))
+        if not replies or any(problem.kind != "raised" for problem in ordinary):
             return []
-        says = "it runs on every input"
-        details = [
-            f"{p.shows}: {problem.says}" + (f" ({problem.where})" if problem.where else "")
-            for p, problem in broken
-        ]
-        if broken:
-            says = f"it runs on ordinary inputs, and fails on {broken[0][0].shows}"
-        self.facets.append(Facet("runs", not broken, says, details))
-        shape = shape_facet(spec, [(p, reply, want) for p, _, reply, want in replies])
-        self.facets.append(shape)
-        if any(len(reply.outputs or ()) != len(spec.outputs) for _, _, reply, _ in replies):
+        self.facets.append(
+            shape_facet(spec, [(probe, reply, self.want(probe)) for probe, reply in replies])
+        )
+        if len(self.questions.answered()) < len(replies):
             return []
-        tried, found = self.judge(replies)
+        if not ordinary:  # a hard input that fails was said: it is no part of another mistake
+            values = replies
+        tried, found = self.judge([v for v in values if not v[1].problem or raised(v[1])])
+        self.diagnoses += [("forward", one) for one in found]
         for name, hard in (("values", False), ("hard inputs", True)):
-            some = [one for one in tried if one.probe.hard == hard]
+            some = [one for one in tried if one.probe.hard == hard and not one.probe.ties]
             self.facets.append(value_facet(spec, name, some, self.dtype))
-        if changed:
-            says = f"it changes its argument {', '.join(sorted(changed))}: copy before you write"
+        self.answer_ties(tried)
+        if changed := sorted({name for _, reply in replies for name in reply.changed}):
+            says = f"it changes its argument {', '.join(changed)}: copy before you write"
             self.facets.append(Facet("purity", False, says))
         else:
             self.facets.append(Facet("purity", True, "it leaves its arguments as they are"))
-        self.diagnoses += [("forward", one) for one in found]
         return tried
 
-    def judge(self, replies: Sequence[Any]) -> tuple[list[Tried], list[Diagnosis]]:
+    def judge(self, values: Sequence[tuple[Probe, Reply]]) -> tuple[list[Tried], list[Diagnosis]]:
         """Say of every input whether it is right, and which mistake explains those that are not.
 
         Numbers that are wrong in float64 may be right in float32, which many libraries compute in
         whatever they are given. So first the mistakes are asked, in float64; if none explains
         everything, the numbers are taken for float32, if they are right or explained then.
         """
-        returned = {dtype for _, _, reply, _ in replies for dtype in reply.dtypes}
+        returned = {dtype for _, reply in values for dtype in reply.dtypes}
         first = "float32" if returned == {"float32"} else "float64"
-        tried = self.tried_in(first, replies)
-        found = diagnose(self.spec, tried, self.spec.forward, self.forward_answer, first)
-        wrong = not all(one.right for one in tried)
+        tried = self.tried_in(first, values)
+        found = self.explained(tried, first)
+        wrong = not all(one.right for one in tried if not one.probe.ties)
         if first == "float64" and wrong and not any(one.whole for one in found):
-            single = self.tried_in("float32", replies)
-            right = all(one.right for one in single) and self.coarse(single)
+            single = self.tried_in("float32", values)
+            plain = [one for one in single if not one.probe.ties]
+            right = all(one.right for one in plain) and self.coarse(plain)
             others: list[Diagnosis] = []
             if not right and not any(one.right and is_fine(one) for one in tried):
-                bank = self.spec.forward
-                others = diagnose(
-                    self.spec, single, bank, self.forward_answer, "float32", pairs=False
-                )
+                others = self.explained(single, "float32", pairs=False)
             if right or any(one.whole for one in others):
                 first, tried, found = "float32", single, others
         if first == "float32":
             line = "it computes in float32 also for float64 inputs: compared as float32"
             self.notes.append(line)
         self.dtype = first
+        mistakes = found[0].mistakes if found and found[0].whole else ()
+        names = tuple(f"{self.spec.name}.{m.name}" for m in mistakes)
+        if names and set(names) <= set(self.accept):  # from now on this is what is right
+            base = edited_module(self.spec.module, edits_of(self.spec, mistakes))
+            assert base is not None  # it was made before
+            self.base, self.accepted = base, names
+            self.wants.clear()
+            tried = self.tried_in(first, values, slack=4.0)
         return tried, found
+
+    def explained(self, tried: Sequence[Tried], dtype: str, pairs: bool = True) -> list[Diagnosis]:
+        """Name what is wrong.
+
+        Ties take part where a mistake explains them too, else they do not: many libraries leave
+        open which of two equals comes first.
+        """
+        some = [one for one in tried if not one.probe.ties]
+        if all(one.right for one in some):
+            return []
+        ask = (self.spec.forward, self.forward_answer, dtype, pairs)
+        found = diagnose(self.spec, tried, *ask)
+        if len(some) < len(tried) and not any(one.whole for one in found):
+            found = diagnose(self.spec, some, *ask)
+        return found
+
+    def answer_ties(self, tried: Sequence[Tried]) -> None:
+        """Compare which of several equals are taken; whoever does it otherwise is not wrong."""
+        ties = [one for one in tried if one.probe.ties]
+        if not ties:
+            return
+        right = all(one.right for one in tried if not one.probe.ties)
+        self.facets.append(ties_facet(self.spec, ties, right))
+        if right and not all(one.right for one in ties):
+            bank = [m for m in self.spec.forward if m.kind == "convention"]
+            found = diagnose(self.spec, tried, bank, self.forward_answer, self.dtype, pairs=False)
+            self.diagnoses += [("ties", one) for one in found if one.whole]
 
     def coarse(self, tried: Sequence[Tried]) -> bool:
         """Say whether errors are of the size of rounding in float32, not of a small mistake."""
@@ -225,20 +275,21 @@ class Comparison:
             if name not in self.spec.exact and got.shape == one.want[name].shape
         )
 
-    def tried_in(self, dtype: str, replies: Sequence[Any]) -> list[Tried]:
+    def tried_in(
+        self, dtype: str, values: Sequence[tuple[Probe, Reply]], slack: float = 1.0
+    ) -> list[Tried]:
         """Return all inputs with what came out, judged as numbers of this dtype."""
         tried = []
-        for probe, arguments, reply, want in replies:
+        for probe, reply in values:
+            arguments = self.questions.make(probe)
+            want = self.want(probe)
+            if raised(reply):
+                tried.append(Tried(probe, arguments, {}, want, False, raised=True))
+                continue
             got = dict(zip(self.spec.outputs, reply.outputs or (), strict=True))
-            tried.append(self.answered(probe, arguments, got, want, dtype))
+            right = fits(self.spec, got, want, arguments, dtype, slack=slack)
+            tried.append(Tried(probe, arguments, got, want, right))
         return tried
-
-    def answered(
-        self, probe: Probe, arguments: Arguments, got: Answers, want: Answers, dtype: str
-    ) -> Tried:
-        """Judge one answer as numbers of this dtype."""
-        right = fits(self.spec, got, want, arguments, dtype, slack=1.0)
-        return Tried(probe, arguments, got, want, right)
 
     def note(self, reply: Reply) -> None:
         """Keep what is worth saying about a call beside its numbers, once."""
@@ -249,18 +300,20 @@ class Comparison:
 
     def forward_answer(self, module: ModuleType, one: Tried) -> Answers:
         """Return what a changed copy of our file answers."""
-        outputs = self.spec.run(module, self.make(one.probe))
+        outputs = self.spec.run(module, self.questions.make(one.probe))
         return dict(zip(self.spec.outputs, map(np.asarray, outputs), strict=True))
 
-    def ask_dtype_and_determinism(self, tried: Sequence[Tried]) -> None:
-        """Run the ordinary input again, in float64 and in float32."""
+    def answer_dtype_and_determinism(self, tried: Sequence[Tried]) -> None:
+        """Compare with the same input again, in float64 and in float32."""
         probe = tried[0].probe
-        again: Reply = self.function.forward(self.make(probe))
+        again = self.questions.forward(probe, time=2)
         seen = {} if again.problem else {"float64": again.dtypes}
-        single: Reply = self.function.forward(self.make(probe), dtype="float32")
+        single = self.questions.forward(probe, "float32")
         if single.problem is None:
             seen["float32"] = single.dtypes
-        if any(map(_is_float, tried[0].arguments.values())):
+        if any(
+            isinstance(x, np.ndarray) and x.dtype.kind == "f" for x in tried[0].arguments.values()
+        ):
             exempt = [name for name, want in tried[0].want.items() if want.ndim == 0]
             if any("made an array" in line for line in single.notes):
                 exempt = list(self.spec.outputs)
@@ -281,180 +334,37 @@ class Comparison:
         )
         self.facets.append(Facet("determinism", same, says))
 
-    def ask_precision(self) -> None:
-        """Run some inputs in float32 and in half precision, against float64 on rounded inputs."""
+    def answer_precision(self) -> None:
+        """Compare float32 and half precision with float64 on rounded inputs."""
         spec = self.spec
-        for name, dtypes in (("float32", ("float32",)), ("half precision", HALVES)):
+        for name in ("float32", "half precision"):
             worst: dict[str, tuple[float, float]] = {}
             problems: list[str] = []
-            for dtype in dtypes:
-                for probe in spec.probes:
-                    if name == "half precision" and probe.hard:
+            for dtype, probe in self.questions.precise(name):
+                reply = self.questions.forward(probe, dtype)
+                if reply.problem is not None:
+                    if not probe.hard and name == "float32":
+                        problems.append(f"{dtype}: {reply.problem.says}")
+                    continue
+                arguments = rounded(self.questions.make(probe), dtype)
+                want = self.wanted(arguments)
+                allowed = limit(dtype, terms_of(arguments), spec.depth)
+                for output, got in zip(spec.outputs, reply.outputs or (), strict=False):
+                    if output in spec.exact or got.shape != want[output].shape:
                         continue
-                    arguments = rounded(self.make(probe), dtype)
-                    reply: Reply = self.function.forward(arguments, dtype=dtype)
-                    if reply.problem is not None:
-                        if not probe.hard and name == "float32":
-                            problems.append(f"{dtype}: {reply.problem.says}")
-                        continue
-                    want = self.wanted(arguments)
-                    allowed = limit(dtype, terms_of(arguments), spec.depth)
-                    for output, got in zip(spec.outputs, reply.outputs or (), strict=False):
-                        if output in spec.exact or got.shape != want[output].shape:
-                            continue
-                        off = float(units_off(got, want[output], dtype).max(initial=0.0))
-                        if off == np.inf:
-                            problems.append(
-                                f"{dtype}, {probe.shows}: NaN or infinity in {output}, where the "
-                                "right numbers are finite"
-                            )
-                        before = worst.get(dtype, (0.0, allowed))
-                        worst[dtype] = max(before, (off, allowed))
+                    off = float(units_off(got, want[output], dtype).max(initial=0.0))
+                    if off == np.inf:
+                        problems.append(
+                            f"{dtype}, {probe.shows}: NaN or infinity in {output}, where the "
+                            "right numbers are finite"
+                        )
+                    worst[dtype] = max(worst.get(dtype, (0.0, allowed)), (off, allowed))
             self.facets.append(precision_facet(name, worst, problems))
 
-    def ask_gradients(self, tried: Sequence[Tried], forward_right: bool) -> None:
-        """Compare gradients with ours, or, where forward is wrong, with differences of theirs."""
-        spec = self.spec
-        assert spec.pull is not None
-        asked = [one for one in tried if one.probe.gradient]
-        answers: list[Tried] = []
-        for one in asked:
-            dys = self.upstream(one.probe)
-            reply: Reply = self.function.backward(self.make(one.probe), dys)
-            if reply.problem is not None:
-                says = f"backward: {reply.problem.says}"
-                self.facets.append(Facet("gradients", False, says, [f"on {one.probe.shows}"]))
-                return
-            got = {f"d{name}": g for name, g in reply.gradients.items() if g is not None}
-            with np.errstate(all="ignore"):
-                ours = spec.pull(right_module(spec), self.make(one.probe), dys)
-            if missing := [n for n in ours if f"d{n}" not in got]:
-                says = (
-                    f"there is no gradient of {', '.join(missing)}: is something detached, or "
-                    "not returned?"
-                )
-                self.facets.append(Facet("gradients", False, says))
-                return
-            want = {f"d{name}": np.asarray(g) for name, g in ours.items()}
-            got = {name: got[name] for name in want if name in got}
-            answers.append(self.answered(one.probe, one.arguments, got, want, self.dtype))
-        if not answers:
-            return
-        if not forward_right:
-            self.ask_own_gradients(answers)
-            return
-        for name in answers[0].want:
-            some = [
-                self.answered(
-                    one.probe,
-                    one.arguments,
-                    {name: one.got[name]},
-                    {name: one.want[name]},
-                    self.dtype,
-                )
-                for one in answers
-                if name in one.want
-            ]
-            shapes = {(one.got[name].shape, one.want[name].shape) for one in some}
-            bad = [pair for pair in shapes if pair[0] != pair[1]]
-            title = f"gradient of {name[1:]}"
-            if bad:
-                says = f"its shape is {bad[0][0]}, it must be that of {name[1:]}, {bad[0][1]}"
-                self.facets.append(Facet(title, False, says))
-            else:
-                self.facets.append(value_facet(spec, title, some, self.dtype))
-        found = diagnose(spec, answers, spec.backward, self.backward_answer, self.dtype)
-        self.diagnoses += [("backward", one) for one in found]
-        self.ask_twice(answers)
 
-    def ask_twice(self, answers: Sequence[Tried]) -> None:
-        """Run two forwards before two backwards: nothing may be kept outside the cache."""
-        two = [answers[0], answers[-1]]
-        dys = [self.upstream(one.probe) for one in two]
-        replies = self.function.twice([self.make(one.probe) for one in two], dys)
-        purity = next(facet for facet in self.facets if facet.name == "purity")
-        for one, reply in zip(two, replies, strict=True):
-            same = reply.problem is None and all(
-                np.array_equal(got, reply.gradients.get(name[1:]), equal_nan=True)
-                for name, got in one.got.items()
-            )
-            if not same:
-                purity.ok = False
-                purity.says = (
-                    "two forwards before two backwards give other gradients than one after the "
-                    "other: something is kept outside the cache"
-                )
-                return
-        if purity.ok:
-            purity.says += ", and two forwards may come before two backwards"
-
-    def upstream(self, probe: Probe) -> tuple[Array, ...]:
-        """Draw a random gradient for each float output: with ones, mistakes can hide."""
-        if probe.name not in self.dys:  # asked for again with every mistake that is tried
-            rng = np.random.default_rng([self.seed, 1, self.spec.probes.index(probe)])
-            want = self.wanted(self.make(probe))
-            self.dys[probe.name] = tuple(
-                np.asarray(rng.standard_normal(np.shape(want[name])))
-                for name in self.spec.outputs
-                if name not in self.spec.exact
-            )
-        return self.dys[probe.name]
-
-    def backward_answer(self, module: ModuleType, one: Tried) -> Answers:
-        """Return the gradients that a changed copy of our file gives."""
-        assert self.spec.pull is not None
-        gradients = self.spec.pull(module, self.make(one.probe), self.upstream(one.probe))
-        return {f"d{name}": np.asarray(g) for name, g in gradients.items()}
-
-    def ask_own_gradients(self, answers: Sequence[Tried]) -> None:
-        """Forward is wrong: does backward fit the forward that they wrote?"""
-        one = answers[0]
-        wrong = []
-        for name in one.got:
-            argument = name[1:]
-            pair = self.directional(one, argument, one.got[name])
-            if pair is None:
-                return
-            got, numerical = pair
-            scale = abs(numerical) + float(np.linalg.norm(one.got[name])) + 1e-30
-            if not abs(got - numerical) <= 1e-5 * scale:  # NaN is wrong too
-                wrong.append(argument)
-        if wrong:
-            says = (
-                f"forward is wrong, and the gradient of {', '.join(wrong)} does not fit it either"
-            )
-            self.facets.append(Facet("gradients", False, says))
-        else:
-            says = "backward fits the forward that you wrote: repair the forward only"
-            self.facets.append(Facet("gradients", None, says))
-
-    def directional(self, one: Tried, argument: str, gradient: Array) -> tuple[float, float] | None:
-        """Return the derivative along a random direction: by their backward, by their forward.
-
-        None where that cannot be had.
-        """
-        arguments = self.make(one.probe)
-        x = arguments[argument]
-        rng = np.random.default_rng([self.seed, 2])
-        direction = rng.standard_normal(x.shape)
-        step = 6e-6 * (float(np.sqrt(np.mean(x * x))) or 1.0)
-        if self.dtype == "float32":
-            step *= 1000
-        sides = []
-        dys = self.upstream(one.probe)
-        floats = [n for n in self.spec.outputs if n not in self.spec.exact]
-        for sign in (1, -1):
-            moved = {**self.make(one.probe), argument: x + sign * step * direction}
-            reply: Reply = self.function.forward(moved)
-            if reply.problem is not None or reply.outputs is None:
-                return None
-            outputs = dict(zip(self.spec.outputs, reply.outputs, strict=True))
-            if any(outputs[n].shape != dy.shape for n, dy in zip(floats, dys, strict=True)):
-                return None  # of another shape than ours
-            sides.append(
-                sum(float((outputs[n] * dy).sum()) for n, dy in zip(floats, dys, strict=True))
-            )
-        return float((gradient * direction).sum()), (sides[0] - sides[1]) / (2 * step)
+def raised(reply: Reply) -> bool:
+    """Say whether a call ended with an exception: that is an answer too."""
+    return reply.problem is not None and reply.problem.kind == "raised"
 
 
 def is_fine(one: Tried) -> bool:
@@ -462,15 +372,3 @@ def is_fine(one: Tried) -> bool:
     floats = [a for a in one.got.values() if a.dtype.kind == "f"]
     with np.errstate(over="ignore"):
         return any((a.astype(np.float32) != a).any() for a in floats)
-
-
-def rounded(arguments: Arguments, dtype: str) -> Arguments:
-    """Return the float arrays rounded to a dtype, in float64: what the function is really given."""
-    return {
-        name: round_to(x, dtype).astype(np.float64) if _is_float(x) else x
-        for name, x in arguments.items()
-    }
-
-
-def _is_float(x: Any) -> bool:
-    return isinstance(x, np.ndarray) and x.dtype.kind == "f"

@@ -5,6 +5,7 @@ shape            every output has the right shape
 dtype            float32 in, float32 out; float64 in, float64 out
 values           right on ordinary inputs
 hard inputs      right on large, tiny, zero, single, repeated, hidden ones
+ties             of several equals the same one comes first; never a fault
 gradient of ...  of every input and weight
 purity           inputs are left as they are; two forwards may come before two backwards
 determinism      the same inputs give the same bits
@@ -23,6 +24,7 @@ import numpy as np
 from .diagnose import Answers, Tried
 from .difference import Difference, find_difference, shape_difference
 from .limits import limit, terms_of
+from .outside.messages import Problem
 from .spec import Probe, Spec
 
 
@@ -35,6 +37,39 @@ class Facet:
     says: str  # one plain sentence
     details: list[str] = field(default_factory=list)
     differences: dict[str, Difference] = field(default_factory=dict)  # by "probe: output"
+
+
+def runs_facet(asked: int, broken: Sequence[tuple[Probe, Problem]]) -> Facet:
+    """Say what went wrong, where, and on which inputs.
+
+    Args:
+        asked: how many inputs were tried.
+        broken: those that gave no answer, and why.
+    """
+    if not broken:
+        return Facet("runs", True, "it runs on every input")
+    first = next((problem for probe, problem in broken if not probe.hard), None)
+    if first is None:
+        says = f"it runs on ordinary inputs, and fails on {broken[0][0].shows}"
+        details = [f"{probe.shows}: {said(problem)}" for probe, problem in broken]
+        return Facet("runs", False, says, details)
+    details = [f"on {next(probe.shows for probe, problem in broken if problem is first)}"]
+    if len(broken) > 1:
+        names = ", ".join(probe.name for probe, _ in broken)
+        details = [f"it fails on {len(broken)} of {asked} inputs: {names}"]
+    for probe, problem in broken:
+        if problem.kind != first.kind or problem.where != first.where:  # else sizes may differ
+            details.append(f"{probe.shows}: {said(problem)}")
+    return Facet("runs", False, said(first), details)
+
+
+def said(problem: Problem) -> str:
+    """Say what a problem is, and where.
+
+    >>> said(Problem("raised", "f raised KeyError: 'w'", "hw.py, line 3"))
+    "f raised KeyError: 'w' (hw.py, line 3)"
+    """
+    return f"{problem.says} ({problem.where})" if problem.where else problem.says
 
 
 def shape_facet(spec: Spec, tried: Sequence[tuple[Probe, Any, Answers]]) -> Facet:
@@ -93,29 +128,48 @@ def value_facet(spec: Spec, name: str, tried: Sequence[Tried], dtype: str) -> Fa
     if not tried:
         return Facet(name, None, "no input of this kind could be tried")
     facet = Facet(name, True, "")
-    for one in tried:
-        facet.differences.update(differences(spec, one, dtype))
     wrong = [one for one in tried if not one.right]
+    for one in wrong:
+        facet.differences.update(differences(spec, one, dtype))
     right = [one for one in tried if one.right]
     if not wrong:
         facet.says = f"right on {len(tried)} inputs: {listed(right)}"
         return facet
     facet.ok = False
-    errors = {name.split(": ")[0]: d.error for name, d in facet.differences.items()}
-    sizes = [f"{one.probe.name} ({size_word(errors.get(one.probe.name))})" for one in wrong]
+    sizes = [f"{one.probe.name} ({size_word(spec, one, facet.differences)})" for one in wrong]
     facet.says = f"wrong on {len(wrong)} of {len(tried)} inputs: {', '.join(sizes)}"
     if right:
         facet.details.append(f"right: {listed(right)}")
     return facet
 
 
-def size_word(error: float | None) -> str:
-    """Say how large an error is, over the scale of the right numbers.
+def size_word(spec: Spec, one: Tried, found: dict[str, Difference]) -> str:
+    """Say how large an error is: over the scale of the right numbers, or how many ids it is."""
+    if one.raised:
+        return "it raises"
+    mine = {name: found.get(f"{one.probe.name}: {name}") for name in one.got}
+    errors = [d.error for name, d in mine.items() if d is not None and name not in spec.exact]
+    if errors:
+        return f"off by {max(errors):.2g}"
+    counts = [f"{d.wrong} of {d.total}" for d in mine.values() if d is not None]
+    return f"{counts[0]} entries" if counts else "another shape"
 
-    >>> size_word(0.5), size_word(None)
-    ('off by 0.5', 'another shape')
+
+def ties_facet(spec: Spec, tried: Sequence[Tried], right: bool) -> Facet:
+    """Say whether of several equals the same one is taken; another choice is no fault.
+
+    Args:
+        spec: of the concept.
+        tried: inputs with ties.
+        right: without ties, everything is right.
     """
-    return "another shape" if error is None else f"off by {error:.2g}"
+    other = [one for one in tried if not one.right]
+    if not other:
+        return Facet("ties", True, f"of equals it takes the same ones: {listed(tried)}")
+    if not right:
+        return Facet("ties", None, "cannot be said: other values are wrong")
+    says = f"{spec.ties}; yours does otherwise on {listed(other)}, which is no fault"
+    return Facet("ties", None, says)
 
 
 def listed(tried: Sequence[Tried]) -> str:

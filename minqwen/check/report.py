@@ -25,27 +25,16 @@ class Report:
         facets: Sequence[Facet],
         diagnoses: Sequence[tuple[str, Diagnosis]],
         notes: Sequence[str] = (),
-        accept: Sequence[str] = (),
+        accepted: Sequence[str] = (),
     ) -> None:
         self.spec, self.target, self.facets = spec, target, list(facets)
-        self.diagnoses, self.notes, self.accept = list(diagnoses), list(notes), tuple(accept)
-
-    @property
-    def accepted(self) -> bool:
-        """Whether all that is wrong is a convention that the caller accepts."""
-        whole = [d for _, d in self.diagnoses if d.whole]
-        names = [f"{self.spec.name}.{m.name}" for d in whole for m in d.mistakes]
-        bad = {f.name for f in self.facets if f.ok is False}
-        return (
-            bool(names)
-            and all(name in self.accept for name in names)
-            and bad <= {"values", "hard inputs"}
-        )
+        self.diagnoses, self.notes = list(diagnoses), list(notes)
+        self.accepted = tuple(accepted)  # conventions with which it was compared
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong, or only what was accepted."""
-        return self.accepted or all(facet.ok is not False for facet in self.facets)
+        """Whether nothing is wrong."""
+        return all(facet.ok is not False for facet in self.facets)
 
     def raise_if_wrong(self) -> None:
         """Raise AssertionError with the report as its text, for use in a test suite."""
@@ -68,7 +57,7 @@ class Report:
         """Yield the lines of the text."""
         verdict = "right" if self.ok else "WRONG"
         if self.accepted:
-            verdict = "right, with a convention that was accepted"
+            verdict += f", with a convention that was accepted: {' and '.join(self.accepted)}"
         yield f"{self.spec.name}   {self.target}   {verdict}"
         for facet in self.facets:
             yield f"  {MARKS[facet.ok]:<6} {facet.name:<18} {facet.says}"
@@ -76,10 +65,11 @@ class Report:
                 yield from (f"  {'':<6} {'':<18} {line}" for line in facet.details[:3])
         if hint > 0:
             yield from self.first_difference()
-            for side, diagnosis in self.diagnoses:
+            told = [one for one in self.diagnoses if one[0] != "forward" or not self.accepted]
+            for side, diagnosis in told:
                 yield from self.diagnosis_lines(side, diagnosis, hint)
             wrong = any(f.ok is False for f in self.facets if f.differences)
-            if wrong and not self.diagnoses:
+            if wrong and all(side == "ties" for side, _ in told):
                 yield "  no mistake of our list gives these numbers; so no guess is made"
         for note in self.notes:
             yield f"  note: {note}"
@@ -100,33 +90,37 @@ class Report:
         name, d = next((n, d) for n, d in found.items() if d.error >= most / 30)
         got, want = two_numbers(d.got, d.want)
         yield f"  first difference, {name} at {d.where}: got {got}, want {want}"
-        yield f"  size: {size_of(d)}"
+        yield f"  size: {size_of(d, whole=name.split(': ')[-1] in self.spec.exact)}"
         for pattern in d.patterns[:3]:
             yield f"  pattern: {pattern}"
 
     def diagnosis_lines(self, side: str, diagnosis: Diagnosis, hint: int) -> Iterator[str]:
         """Yield the lines about a mistake that fits."""
-        names = " and ".join(f"{self.spec.name}.{m.name}" for m in diagnosis.mistakes)
+        names = " and ".join(self.full(diagnosis.mistakes))
         convention = all(m.kind == "convention" for m in diagnosis.mistakes)
         if diagnosis.whole:
             yield f"  {side} looks exactly like: {names}"
-            yield (
-                f"     the numbers are the same on {diagnosis.agree} of {diagnosis.tried} inputs "
-                f"({diagnosis.numbers:,} numbers)"
-            )
+            same = diagnosis.agree - diagnosis.raises
+            line = f"     the numbers are the same on {same} of {diagnosis.tried} inputs "
+            line += f"({diagnosis.numbers:,} numbers)"
+            yield line + f", and it raises on the other {diagnosis.raises}" * bool(diagnosis.raises)
         else:
             yield f"  {side}, on {', '.join(diagnosis.explains)}, looks like: {names}"
             yield f"     it does not explain {', '.join(diagnosis.leaves)}"
         for mistake in diagnosis.mistakes:
-            yield f"     {mistake.says[0].upper()}{mistake.says[1:]}"
+            yield f"     {sentence(mistake.says, self.spec)}"
             yield f"     Hint: {mistake.hint}"
             if hint > 1:
                 yield from diff_lines(mistake)
         if convention:
             yield "     This is another convention, not bad maths."
         if diagnosis.also:
-            more = ", ".join(f"{self.spec.name}.{m.name}" for m in diagnosis.also)
+            more = "; ".join(" together with ".join(self.full(one)) for one in diagnosis.also)
             yield f"     The same numbers come from: {more}"
+
+    def full(self, mistakes: Sequence[Mistake]) -> list[str]:
+        """Return the names of mistakes with that of the concept in front."""
+        return [f"{self.spec.name}.{m.name}" for m in mistakes]
 
     def to_dict(self, hint: int = 2) -> dict[str, Any]:
         """Return plain data that JSON can hold.
@@ -138,6 +132,7 @@ class Report:
             "concept": self.spec.name,
             "function": self.target,
             "ok": self.ok,
+            "accepted": list(self.accepted),
             "facets": [
                 {
                     "name": f.name,
@@ -160,15 +155,16 @@ class Report:
             "diagnoses": [
                 {
                     "side": side,
-                    "names": [f"{self.spec.name}.{m.name}" for m in d.mistakes],
+                    "names": self.full(d.mistakes),
                     "says": [m.says for m in d.mistakes],
                     "hints": [m.hint for m in d.mistakes],
                     "kinds": [m.kind for m in d.mistakes],
                     "explains_everything": d.whole,
                     "agree": d.agree,
                     "tried": d.tried,
+                    "raises": d.raises,
                     "numbers": d.numbers,
-                    "also": [f"{self.spec.name}.{m.name}" for m in d.also],
+                    "also": [self.full(one) for one in d.also],
                 }
                 for side, d in self.diagnoses
                 if hint > 0
@@ -212,8 +208,29 @@ def wrapped(line: str) -> list[str]:
     return textwrap.wrap(line, 100, subsequent_indent=indent, break_long_words=False) or [line]
 
 
-def size_of(d: Difference) -> str:
-    """Say how large a difference is."""
+def sentence(text: str, spec: Spec) -> str:
+    """Begin a sentence with a capital letter, unless it begins with a name or a formula.
+
+    >>> from .specs import spec
+    >>> sentence("dw is a mean.", spec("linear")), sentence("the sum.", spec("linear"))
+    ('dw is a mean.', 'The sum.')
+    """
+    first = text.split()[0].strip(",:;.")
+    names = {*spec.arguments, *spec.outputs}
+    names |= {f"d{name}" for name in names}
+    code = first in names or not first.isalpha()
+    return text if code and "-" not in first else text[0].upper() + text[1:]
+
+
+def size_of(d: Difference, whole: bool = False) -> str:
+    """Say how large a difference is.
+
+    Args:
+        d: the difference.
+        whole: the numbers are ids or the like, of which there is no scale.
+    """
+    if whole:
+        return f"{d.wrong} of {d.total} entries are wrong"
     error = "infinite" if math.isinf(d.error) else f"{d.error:.3g} of the scale"
     near = d.ulps is not None and d.ulps < 10**6
     ulps = f", at this place {d.ulps:,} numbers of float64 away" if near else ""

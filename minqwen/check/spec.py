@@ -30,6 +30,7 @@ class Probe(NamedTuple):
     shows: str  # what these inputs are for, one plain sentence
     hard: bool = True  # not ordinary: a function may be right elsewhere and wrong here
     gradient: bool = True  # smooth here: gradients are compared too
+    ties: bool = False  # about equals: a question of its own, in which nothing is wrong
 
 
 class Mistake(NamedTuple):
@@ -64,6 +65,7 @@ class Spec:
     depth: int = 1  # 1 for one operation, 4 for a block of many: factor on the limits
     notes: str = ""  # what a stranger has to know about an argument, in one or two sentences
     defaults: Arguments = field(default_factory=dict)  # arguments that may be left out, and ours
+    ties: str = ""  # which of several equals ours takes, where there are probes about ties
 
     @property
     def gradients(self) -> tuple[str, ...]:

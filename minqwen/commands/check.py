@@ -80,7 +80,7 @@ def check_yours(args: argparse.Namespace) -> int:
         args.impl,
         args.backward,
         framework=args.framework,
-        arguments=None if args.map is None else dict(map(_pair, args.map.split(","))),
+        arguments=None if args.map is None else mapping(args.map),
         accept=args.accept,
         seed=args.seed,
         seconds=args.seconds,
@@ -91,6 +91,20 @@ def check_yours(args: argparse.Namespace) -> int:
     else:
         print(report.markdown(args.hint) if args.markdown else report.text(args.hint))
     return 0 if report.ok else 1
+
+
+def mapping(text: str) -> dict[str, str]:
+    """Read OURS=YOURS,OURS=YOURS; ValueError when a name stands twice.
+
+    >>> mapping("q=query,k=key")
+    {'q': 'query', 'k': 'key'}
+    """
+    pairs = [_pair(part) for part in text.split(",")]
+    for side, whose in enumerate(("our", "your")):
+        names = [pair[side] for pair in pairs]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"--map has {whose} name {twice[0]} twice, got {text!r}")
+    return dict(pairs)
 
 
 def _pair(text: str) -> tuple[str, str]:

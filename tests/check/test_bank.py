@@ -215,7 +215,9 @@ def test_each_mistake_is_seen_on_a_probe(name, side):
     assert not blind
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if any(p.ties for p in SPECS[name].probes)])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if any(p.ties for p in SPECS[name].probes)]
+)
 def test_ties_are_a_question_of_their_own(name):
     """Without ties no mistake about them shows, and all others do."""
     spec = SPECS[name]

@@ -1,13 +1,16 @@
 """The checker as a whole: what it says of right and of wrong functions, in usable words."""
 
+import importlib.util
 import json
 
 import numpy as np
 import pytest
 
-from minqwen.check.compare import compare
+from minqwen.check.compare import Comparison, compare
+from minqwen.check.diagnose import fits
 from minqwen.check.difference import find_difference
 from minqwen.check.limits import limit, units_off
+from minqwen.check.outside.worker import Worker
 from minqwen.check.specs import names, spec
 from minqwen.cli import main
 
@@ -163,7 +166,15 @@ def test_what_is_not_a_matter_of_values():
         counts = (labels != -100) & (True if loss_mask is None else loss_mask)
         return float(nll[counts].mean()) if counts.any() else 0.0
 
-    assert facet(compare("cross_entropy", loss), "dtype").ok  # a loss may be wider
+    report = compare("cross_entropy", loss)
+    assert facet(report, "dtype").ok  # a loss may be wider
+    assert report.notes == ["the function returned a float, not an array of numpy: converted"]
+
+    def yields(x, w, eps):
+        yield rmsnorm(x, w, eps)
+
+    says = facet(compare("rmsnorm", yields), "runs").says
+    assert "a generator is no array of numbers: use `return`, not `yield`" in says
 
     generator = np.random.default_rng(0)
 
@@ -306,6 +317,81 @@ def test_whole_numbers_are_compared_as_they_are():
     assert [m.name for _, d in report.diagnoses for m in d.mistakes] == ["ids_sorted"], report
 
 
+def linear(x, w, b):
+    y = x @ w.swapaxes(-1, -2)
+    return y if b is None else y + b
+
+
+def test_a_function_that_raises_is_asked_on_and_named_by_its_numbers():
+    def not_transposed(x, w, b):
+        return x @ w if b is None else x @ w + b
+
+    report = compare("linear", not_transposed)
+    assert names_of(report) == [("forward", ("weight_not_transposed",))]
+    runs = facet(report, "runs")
+    assert runs.ok is False
+    assert "not_transposed raised ValueError: matmul" in runs.says
+    assert "test_compare.py, line" in runs.says
+    assert runs.details == [
+        "it fails on 6 of 7 inputs: ordinary, two axes, no bias, one vector, large, zeros"
+    ]
+    assert "ordinary (it raises)" in facet(report, "values").says
+    assert "on 1 of 7 inputs (25 numbers), and it raises on the other 6" in str(report)
+
+
+def test_what_raises_is_no_evidence_by_itself():
+    def llama(x, w_gate, w_up, w_down):
+        return ((g := x @ w_gate.T) / (1 + np.exp(-g)) * (x @ w_down.T)) @ w_up.T
+
+    with np.errstate(over="ignore"):
+        assert names_of(compare("swiglu", llama)) == [("forward", ("llama_order",))]
+
+    def right_where_it_runs(x, w, b):
+        return linear(x, w + 0 * w.T, b)  # raises unless w is square
+
+    report = compare("linear", right_where_it_runs)
+    assert not report.ok
+    assert not report.diagnoses
+
+    def other_numbers(
+        x, w, b
+    ):  # it raises as weight_not_transposed does, and gives no such numbers
+        return 2 * (x @ w)
+
+    assert not compare("linear", other_numbers).diagnoses
+
+    def not_on_two_axes(x, w, b):  # numbers where the mistake would raise
+        if x.ndim == 2 and w.shape[0] != w.shape[1]:
+            raise ValueError("two axes")
+        return x @ (w if w.shape[0] == w.shape[1] else w.T) + (0 if b is None else b)
+
+    assert not compare("linear", not_on_two_axes).diagnoses
+
+
+def test_a_hard_input_that_raises_alone_does_not_hide_the_mistake():
+    def no_bias_is_not_known(x, w, b):
+        return (x @ w.T) / w.shape[1] + b * 1
+
+    report = compare("linear", no_bias_is_not_known)
+    assert names_of(report) == [("forward", ("mean_for_sum",))]
+    assert "fails on a layer without a bias" in facet(report, "runs").says
+
+
+def test_hanging_twice_ends_the_questions(tmp_path):
+    file = tmp_path / "hw.py"
+    file.write_text(
+        "def f(x, w, eps):\n    while abs(x).max() < 0.1 or x.max() > 99: pass\n"
+        "    return x / ((x * x).mean(-1, keepdims=True) + eps) ** 0.5 * w\n",
+        "utf-8",
+    )
+    report = compare("rmsnorm", f"{file}:f", seconds=0.2)
+    runs = facet(report, "runs")
+    assert "fails on numbers as small as sqrt(eps)" in runs.says
+    assert len(runs.details) == 2
+    for name in ("values", "determinism", "float32", "half precision"):
+        assert facet(report, name).ok
+
+
 def test_a_function_that_does_not_run():
     def broken(x, w, eps):
         raise KeyError("weight")
@@ -314,6 +400,212 @@ def test_a_function_that_does_not_run():
     assert not report.ok
     assert [f.name for f in report.facets] == ["runs"]
     assert "KeyError" in report.facets[0].says
+
+
+def choose(order):
+    """Return a router that sorts in its own way."""
+
+    def router(x, w, num_experts_per_tok, norm_topk_prob):
+        z = x.astype(float) @ w.T.astype(float)
+        p = np.exp(z - z.max(-1, keepdims=True))
+        p = p / p.sum(-1, keepdims=True)
+        ids = order(p)[:, :num_experts_per_tok]
+        weights = np.take_along_axis(p, ids, -1)
+        if norm_topk_prob:
+            weights = weights / weights.sum(-1, keepdims=True)
+        return weights.astype(x.dtype), ids
+
+    return router
+
+
+def test_another_order_of_equals_is_told_and_is_no_fault():
+    report = compare("moe_router", choose(lambda p: np.argsort(-p, kind="stable")))
+    assert facet(report, "ties").ok is True
+    report = compare("moe_router", choose(lambda p: np.argsort(p, kind="stable")[:, ::-1]))
+    assert report.ok
+    assert facet(report, "ties").ok is None
+    assert "ours takes the lower number first; yours does otherwise" in facet(report, "ties").says
+    assert names_of(report) == [("ties", ("ties_to_the_higher",))]
+
+    def single(x, w, k, norm):  # and all of it in float32
+        weights, ids = choose(lambda p: np.argsort(p, kind="stable")[:, ::-1])(x, w, k, norm)
+        return weights.astype(np.float32).astype(x.dtype), ids
+
+    report = compare("moe_router", single)
+    assert report.ok
+    assert "it computes in float32" in report.notes[0]
+    middle = np.array([3, 0, 6, 1, 5, 2, 4])  # an order of equals that is in no bank
+
+    def shuffled(p):
+        mine = middle[middle < p.shape[1]]
+        return mine[np.argsort(-p[:, mine], kind="stable")]
+
+    report = compare("moe_router", choose(shuffled))
+    assert report.ok
+    assert facet(report, "ties").ok is None
+    assert not report.diagnoses
+    report = compare("moe_router", choose(lambda p: shuffled(-p)))
+    assert names_of(report) == [("forward", ("least_likely",))]
+    assert "other values are wrong" in facet(report, "ties").says
+
+
+def swiglu_gradients(x, w_gate, w_up, w_down, dy):
+    a, b = x @ w_gate.T, x @ w_up.T
+    s = 1 / (1 + np.exp(-a))
+    dh = dy @ w_down
+    da, db = dh * b * s * (1 + a * (1 - s)), dh * a * s
+    rows = lambda y: y.reshape(-1, y.shape[-1])  # noqa: E731
+    dx = da @ w_gate + db @ w_up
+    return dx, rows(da).T @ rows(x), rows(db).T @ rows(x), rows(dy).T @ rows(a * s * b)
+
+
+def swiglu(x, w_gate, w_up, w_down):
+    a = x.astype(float) @ w_gate.T
+    with np.errstate(over="ignore"):
+        return (a / (1 + np.exp(-a)) * (x @ w_up.T) @ w_down.T).astype(x.dtype)
+
+
+def test_a_missing_gradient_counts_as_zeros():
+    def backward(x, w_gate, w_up, w_down, dy):
+        dx, dgate, _, ddown = swiglu_gradients(x, w_gate, w_up, w_down, dy)
+        return dx, dgate, None, ddown
+
+    assert compare("swiglu", swiglu, swiglu_gradients).ok
+    report = compare("swiglu", swiglu, backward)
+    assert not report.ok
+    assert "no gradient reaches w_up" in facet(report, "gradient of w_up").says
+    assert [facet(report, f"gradient of {n}").ok for n in ("x", "w_gate", "w_down")] == [True] * 3
+    assert facet(report, "purity").ok
+
+
+def test_numbers_that_are_not_finite_are_alike_for_numeric_mistakes_only():
+    s = spec("swiglu")
+    one = {"y": np.array([np.nan, np.inf, 1.0])}
+    other = {"y": np.array([np.inf, -np.inf, 1.0])}
+    assert not fits(s, one, other, {}, "float64")
+    assert fits(s, one, other, {}, "float64", alike=True)
+    assert not fits(s, one, {"y": np.array([np.nan, 2.0, 1.0])}, {}, "float64", alike=True)
+
+
+def over_queries(fill):
+    def attention(q, k, v, mask):
+        k, v = (np.repeat(a, q.shape[1] // a.shape[1], 1) for a in (k, v))
+        scores = q @ k.swapaxes(-1, -2) / q.shape[-1] ** 0.5
+        if mask is not None:
+            scores = np.where(mask[:, None] if mask.ndim == 3 else mask, scores, fill)
+        e = np.exp(scores - scores.max(-2, keepdims=True))
+        return e / e.sum(-2, keepdims=True) @ v
+
+    return attention
+
+
+@pytest.mark.parametrize("fill", [-1e9, np.finfo(np.float64).min])
+def test_of_equal_pairs_the_one_is_named_whose_sentence_is_true(fill):
+    report = compare("attention", over_queries(fill))
+    ((_, found),) = report.diagnoses
+    assert found.mistakes[0].name == "softmax_over_queries"
+    assert "10000" not in found.mistakes[1].says
+    assert all(len(pair) == 2 for pair in found.also)
+    text = " ".join(str(report).split())
+    assert "attention.softmax_over_queries together with attention.hidden_score_minus_10000" in text
+    assert report.to_dict()["diagnoses"][0]["also"] == [
+        ["attention.softmax_over_queries", "attention.hidden_score_minus_10000"]
+    ]
+
+
+@pytest.mark.parametrize("name", names())
+def test_ordinary_inputs_hold_no_none(name):
+    """A student who forgets it, or starts with `logits[loss_mask]`, meets it on a hard input."""
+    s = spec(name)
+    if name in ("gae", "pairwise_loss"):
+        pytest.skip("None is the usual case there")
+    for probe in s.probes:
+        if not probe.hard:
+            assert all(x is not None for x in probe.make(np.random.default_rng(0)).values())
+
+
+def test_a_loss_that_indexes_with_its_mask_is_right_on_ordinary_inputs():
+    def loss(logits, labels, loss_mask):
+        z, t = logits[loss_mask].astype(float), labels[loss_mask]
+        z = z - z.max(-1, keepdims=True)
+        return np.mean(np.log(np.exp(z).sum(-1)) - z[np.arange(len(t)), t])
+
+    with np.errstate(all="ignore"), pytest.warns(RuntimeWarning, match="empty|invalid"):
+        report = compare("cross_entropy", loss)
+    assert facet(report, "values").ok
+
+
+def test_an_accepted_convention_is_compared_in_low_precision_too():
+    accept = ["rmsnorm.gain_plus_one"]
+    report = compare("rmsnorm", unit_offset, accept=accept)
+    assert facet(report, "values").ok
+    assert facet(report, "float32").ok
+    assert facet(report, "half precision").ok
+
+    def too_coarse(x, w, eps):
+        y = unit_offset(x, w, eps)
+        return y if x.dtype == np.float64 else y.astype(np.float16).astype(x.dtype)
+
+    report = compare("rmsnorm", too_coarse, accept=accept)
+    assert not report.ok
+    assert facet(report, "float32").ok is False
+
+
+def test_nothing_is_worked_out_while_the_process_lives(tmp_path, monkeypatch):
+    file = tmp_path / "hw.py"
+    file.write_text(
+        "def f(x, w, eps):\n    return x / ((x * x).mean(-1, keepdims=True) + eps) ** 0.5 * w\n"
+        "def g(x, w, eps):\n    return 2 * f(x, w, eps)\n"
+        "def b(x, w, eps, dy):\n    return 0 * x, 0 * w\n",
+        encoding="utf-8",
+    )
+    workers, lived = [], []
+    start = Worker.__init__
+    real = Comparison.wanted
+
+    def begin(self, *given, **options):
+        start(self, *given, **options)
+        workers.append(self)
+
+    def wanted(self, arguments):
+        lived.append(workers[-1]._process is not None)
+        return real(self, arguments)
+
+    monkeypatch.setattr(Worker, "__init__", begin)
+    monkeypatch.setattr(Comparison, "wanted", wanted)
+    asked = []
+    ready = Worker._ready
+    monkeypatch.setattr(
+        Worker, "_ready", lambda self: asked.append(self._process is None) or ready(self)
+    )
+    for name in "fg":
+        report = compare("rmsnorm", f"{file}:{name}", f"{file}:b")
+        assert not report.ok
+        assert lived
+        assert not any(lived)
+        assert sum(asked) == 1  # no question came after the process had ended
+        asked.clear()
+
+
+def test_controls_in_a_target_are_not_printed():
+    report = compare("rmsnorm", "no\x1b[2Jfile.py:f")
+    assert "\x1b" not in str(report)
+    assert "no?[2Jfile.py:f" in str(report)
+
+
+def test_sentences_and_sizes_of_whole_numbers():
+    def one_more(x, w, num_experts_per_tok, norm_topk_prob):
+        weights, ids = choose(lambda p: np.argsort(-p, kind="stable"))(
+            x, w, num_experts_per_tok, norm_topk_prob
+        )
+        return weights, ids + 1
+
+    text = str(compare("moe_router", one_more))
+    assert "size: 15 of 15 entries are wrong" in text
+    assert "ordinary (15 of 15 entries)" in text
+    assert "of the scale" not in text
+    report = compare("swiglu", lambda x, *w: x + swiglu(x, *w))
+    assert "\n     x is added to the result" in str(report)
 
 
 def test_wrong_uses_are_refused():
@@ -375,6 +667,20 @@ def test_the_command(tmp_path, capsys):
     assert "rmsnorm(x, w, eps) -> y" in capsys.readouterr().out
     assert main(["check", "--impl", f"{file}:norm"]) == 2
     assert "say which concept" in capsys.readouterr().err
+    for options, says in (
+        (["--map", "x=zz,w=gain"], "norm has no argument zz; it has a, gain, eps"),
+        (["--map", "x=a,x=gain"], "--map has our name x twice"),
+        (["--map", "x=a,w=a"], "--map has your name a twice"),
+        (["--map", "y=a"], "rmsnorm has no argument y; it has x, w, eps"),
+        (["--memory", "-5"], "memory_mb must be at least 1"),
+        (["--seconds", "0"], "seconds must be above 0"),
+        (["--seconds", "inf"], "seconds must be above 0"),
+    ):
+        assert main(["check", "rmsnorm", "--impl", f"{file}:norm", *options]) == 2
+        assert says in capsys.readouterr().err
+    if importlib.util.find_spec("cupy") is None:
+        assert main(["check", "rmsnorm", "--impl", f"{file}:norm", "--framework", "cupy"]) == 2
+        assert "pip install 'minqwen[gpu]'" in capsys.readouterr().err
 
 
 def test_differences_in_words():

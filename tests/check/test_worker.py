@@ -176,9 +176,9 @@ def test_a_missing_module():
 
 @pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="CuPy is installed")
 def test_cupy_that_is_missing(write):
-    with Worker(write(GOOD), framework="cupy") as worker:
-        with pytest.raises(ImportError, match=r"pip install 'minqwen\[gpu\]'"):
-            worker.forward(X)
+    worker = Worker(write(GOOD), framework="cupy")
+    with worker, pytest.raises(ImportError, match=r"pip install 'minqwen\[gpu\]'"):
+        worker.forward(X)
 
 
 @pytest.mark.parametrize(
@@ -206,9 +206,9 @@ def test_trouble_on_import(ask, text, kind, says, line):
 def test_a_missing_array_library_comes_with_the_pip_line(write, tmp_path, monkeypatch):
     write("raise ModuleNotFoundError('No module named jax', name='jax')", "jax.py")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with Worker(write(GOOD), framework="jax") as worker:
-        with pytest.raises(ImportError, match="jax is missing: pip install jax"):
-            worker.forward(X)
+    worker = Worker(write(GOOD), framework="jax")
+    with worker, pytest.raises(ImportError, match="jax is missing: pip install jax"):
+        worker.forward(X)
 
 
 # --- calls that give no answer -------------------------------------------------------------------

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from ...backend import Array
+from ..report import sentence
 from ..spec import Arguments
+from ..specs import spec as spec_of
 from .explain import Explanation, Gradient
 from .lines import PACKAGE, Step, described
 from .mistakes_text import Effect, Listed, Shown
@@ -350,7 +352,7 @@ def mistake_text(shown: Sequence[Shown], concept: str) -> str:
 def _mistake(one: Shown, concept: str) -> Iterator[str]:
     kind = {"error": "a mistake", "convention": "another convention", "numeric": "right on paper"}
     yield f"{concept}.{one.mistake.name}   {one.side}, {kind[one.mistake.kind]}"
-    yield from wrapped(one.mistake.says[0].upper() + one.mistake.says[1:], indent="    ")
+    yield from wrapped(sentence(one.mistake.says, spec_of(concept)), indent="    ")
     yield ""
     yield heading(f"{one.file}, line {one.line}")
     for sign, lines in (("-", one.minus), ("+", one.plus)):

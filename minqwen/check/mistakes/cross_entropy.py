@@ -27,7 +27,9 @@ def inputs(
 ) -> Arguments:
     """Return logits and labels; of row b the first counted[b] tokens count, all without it."""
     logits, labels = rng.standard_normal((*shape, V)), rng.integers(0, V, shape)
-    mask = None if counted is None else np.arange(shape[-1]) < np.array(counted)[:, None]
+    mask = np.ones(shape, dtype=bool)
+    if counted is not None:
+        mask = np.arange(shape[-1]) < np.array(counted)[:, None]
     return {"logits": 2 * logits, "labels": labels, "loss_mask": mask}
 
 
@@ -63,6 +65,11 @@ PROBES = (
         lambda rng: inputs(rng, 3, 7, V=13, counted=(7, 2, 4)),
         "rows of different length: the mask hides the rest",
         hard=False,
+    ),
+    Probe(
+        "no mask",
+        lambda rng: {**inputs(rng, 2, 3, V=11), "loss_mask": None},
+        "no mask at all: all tokens count",
     ),
     Probe("one axis", lambda rng: inputs(rng, 7, V=5), "no batch axis"),
     Probe("ignored labels", ignored, "labels of -100, which do not count"),
@@ -446,6 +453,6 @@ SPEC = Spec(
     backward=BACKWARD,
     outputs=("loss",),
     notes="labels are the next tokens already; those of -100, and those where loss_mask is False, "
-    "do not count; when nothing counts the loss is 0.",
+    "do not count; when nothing counts the loss is 0. loss_mask may be None: all count.",
     defaults={"loss_mask": None},
 )

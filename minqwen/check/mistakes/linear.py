@@ -73,6 +73,13 @@ FORWARD = (
         "Output o is the dot product of x with row o of w: print one of them.",
     ),
     Mistake(
+        "weight_not_transposed",
+        _PRODUCT,
+        "y = widen(x).reshape(-1, w.shape[1]) @ widen(w)",
+        "the product is x @ w; w is (out, in), so it must be x @ w.T.",
+        "Output o is the dot product of x with row o of w: print one of them.",
+    ),
+    Mistake(
         "input_reshaped",
         _PRODUCT,
         "y = widen(x).reshape(w.shape[1], -1).T @ widen(w).T",

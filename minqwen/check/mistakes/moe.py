@@ -94,6 +94,11 @@ PROBES = (
     ),
     Probe("one token", lambda rng: inputs(rng, 1, 7, 5, 3, 2, norm=True), "a single token"),
     Probe(
+        "square",
+        lambda rng: inputs(rng, 5, 5, 5, 5, 2, norm=False),
+        "all sizes equal: axes can be mixed up",
+    ),
+    Probe(
         "tiny",
         lambda rng: inputs(rng, 7, 7, 5, 3, 2, norm=False, size=1e-3),
         "small tokens: all experts nearly equally likely",
@@ -123,6 +128,24 @@ FORWARD = (
         "rows, w_router, num_experts_per_tok, False)",
         "norm_topk_prob has no effect: the weights of a token sum to less than 1.",
         "With norm_topk_prob=True, what must the weights of a token add up to?",
+    ),
+    Mistake(
+        "router_not_transposed",
+        "linear_forward(x, w)  #",
+        "linear_forward(x, w.T)  #",
+        "the router's logits are x @ w_router; it has a row for each expert, so they must be "
+        "x @ w_router.T.",
+        "Try the router alone: minqwen check moe_router.",
+        module=ROUTER,
+    ),
+    Mistake(
+        "weight_not_transposed",
+        _CALL,
+        "x_sorted[rows], w_gate_up[e, :Fe].T, w_gate_up[e, Fe:].T, w_down[e].T",
+        "the products in an expert are x @ w; its weights are (out, in), so they must be x @ w.T.",
+        "What are the shapes of a token and of w_gate_up[0], and what must that of their product "
+        "be?",
+        module=EXPERTS,
     ),
     Mistake(
         "logits_as_weights",

@@ -70,6 +70,11 @@ PROBES = (
         lambda rng: inputs(rng, 5, 11, 7, 2, False, size=1e-3),
         "logits near 0: all experts nearly equally likely",
     ),
+    Probe(
+        "square",
+        lambda rng: inputs(rng, 5, 5, 5, 2, False),
+        "as many experts as features: axes can be mixed up",
+    ),
     Probe("far apart", far_apart, "logits near 800, 0 and -800, each token for itself"),
     Probe("large", large, "logits far apart within a token", gradient=False),
     Probe(
@@ -77,18 +82,21 @@ PROBES = (
         lambda rng: whole(np.array([[1, 3, 3, 0, 3], [2, 2, 0, 2, 2], [0, 1, 0, 1, 0]]), K=2),
         "experts that are exactly equally likely",
         gradient=False,
+        ties=True,
     ),
     Probe(
         "all equal",
         lambda rng: whole(np.zeros((2, 7)), K=3),
         "experts that are all equally likely",
         gradient=False,
+        ties=True,
     ),
     Probe(
         "ties, divided",
         lambda rng: whole(np.array([[0, 5, 1, 1, 0, 1, 1], [3, 0, 0, 4, 3, 3, 4]]), 4, True),
         "equals at the last place, weights made to sum to 1",
         gradient=False,
+        ties=True,
     ),
 )
 
@@ -130,6 +138,13 @@ FORWARD = (
         "    if False:\n",
         "norm_topk_prob has no effect: the weights of a token sum to less than 1.",
         "With norm_topk_prob=True, what must the weights of a token add up to?",
+    ),
+    Mistake(
+        "weight_not_transposed",
+        "linear_forward(x, w)  #",
+        "linear_forward(x, w.T)  #",
+        "the logits are x @ w; w has a row for each expert, so they must be x @ w.T.",
+        "What are the shapes of x and w, and what must that of the logits be?",
     ),
     Mistake(
         "logits_as_weights",
@@ -339,4 +354,5 @@ SPEC = Spec(
     notes="expert_weights and expert_ids, both (N, K), the largest weight first, of equals the "
     "lower number first. norm_topk_prob=False keeps the probabilities of the softmax over all "
     "experts, True divides the K of a token by their sum.",
+    ties="of equally likely experts ours takes the lower number first",
 )

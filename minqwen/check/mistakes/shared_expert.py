@@ -71,6 +71,7 @@ PROBES = (
         gradient=False,
     ),
     Probe("zeros", one_zero, "tokens of zeros between others"),
+    Probe("square", lambda rng: inputs(rng, 5, 5, Fs=5), "all sizes equal: axes can be mixed up"),
     # its gate is not nearly shut: then all of y is as exact as 1 - tanh, and that depends on how
     # the sigmoid is written
     Probe("one token", lambda rng: inputs(rng, 1, 1, 5, Fs=7, gate=0.3), "a single token"),
@@ -172,6 +173,13 @@ FORWARD = (
         "gate = sigmoid(widen(out) @ w_shared_gate.T)",
         "the gate looks at the output of the network; it must look at its input.",
         "Change w_down: the gate must stay as it is.",
+    ),
+    Mistake(
+        "weight_not_transposed",
+        _RUN,
+        "swiglu_forward(x, w_gate.T, w_up.T, w_down.T)",
+        "the products in the network are x @ w; each weight is (out, in), so they must be x @ w.T.",
+        "What are the shapes of x and w_gate, and what must that of their product be?",
     ),
     Mistake(
         "branches_swapped",

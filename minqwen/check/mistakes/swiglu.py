@@ -80,6 +80,21 @@ FORWARD = (
         "With gate = -10 and up = 1 the product must be almost 0.",
     ),
     Mistake(
+        "weight_not_transposed",
+        _GATE,
+        f"w_gate, w_up, w_down = w_gate.T, w_up.T, w_down.T\n    {_GATE}",
+        "the products are x @ w; each weight is (out, in), so they must be x @ w.T.",
+        "What are the shapes of x and w_gate, and what must that of their product be?",
+    ),
+    Mistake(
+        "llama_order",
+        _GATE,
+        f"w_up, w_down = w_down, w_up\n    {_GATE}",
+        "the weights are taken in the order w1, w2, w3 of Llama's code: gate, down, up; here it is "
+        "gate, up, down.",
+        "Which of the three weights has the shape (D, F)?",
+    ),
+    Mistake(
         "halves_interleaved",
         _GATE,
         "both = array_module(x).concatenate((w_gate, w_up))\n"

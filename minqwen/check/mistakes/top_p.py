@@ -61,6 +61,7 @@ PROBES = (
         "ties",
         lambda rng: whole([[2, 0, 2, 2, 0, 2], [0, 3, 0, 0, 3, 0], [1, 1, 1, 1, 1, 1]], 0.6),
         "tokens that are exactly equally likely",
+        ties=True,
     ),
 )
 
@@ -234,4 +235,5 @@ SPEC = Spec(
     forward=FORWARD,
     notes="The probabilities, by id, zero for tokens that are cut off, summing to 1. The token "
     "with which the sum reaches p stays; of equals the lower ids do.",
+    ties="of equally likely tokens ours keeps the lower ids, as many as reach p",
 )

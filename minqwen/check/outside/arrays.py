@@ -6,6 +6,7 @@ contiguous copy, so that a function that writes into its arguments does no harm 
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -196,6 +197,13 @@ def _from_others(x: Any) -> Array:
         raise TypeError(f"a string ({type(x).__name__}) is no array of numbers")
     if isinstance(x, dict):
         raise TypeError("a dict is no array of numbers")
+    if inspect.iscoroutine(x):
+        x.close()  # else Python complains that nobody waited for it
+        raise TypeError("a coroutine is no array of numbers: leave `async` out of the def")
+    if inspect.isgenerator(x):
+        raise TypeError("a generator is no array of numbers: use `return`, not `yield`")
+    if hasattr(x, "__next__"):
+        raise TypeError(f"an iterator ({type(x).__name__}) is no array of numbers: make a list")
     if callable(x) and not is_array(x):
         raise TypeError(f"a {type(x).__name__} is no array of numbers: was it not called?")
     try:

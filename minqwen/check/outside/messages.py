@@ -23,6 +23,7 @@ KINDS = (
     "missing file",
     "missing function",
     "missing package",
+    "wrong name",
     "import raised",
     "raised",
     "hung",
@@ -36,6 +37,7 @@ KINDS = (
 MAGIC = b"MQ6\n"
 MAX_HEADER = 4 << 20
 MAX_BODY = 256 << 20
+MAX_NOTES = 12  # lines that a reply may add to the report
 _LENGTHS = struct.Struct("<IQ")
 _DTYPES = {
     name: np.dtype(name).newbyteorder("<")
@@ -240,9 +242,11 @@ def read_reply(header: Any, arrays: Sequence[Array], printed: str, seconds: floa
             problem = Problem(kind, says, where)
         elif found is None:
             raise Damaged("it holds no outputs")
-        dtypes, changed, notes = (
-            tuple(clean(text) for text in header[key]) for key in ("dtypes", "changed", "notes")
+        dtypes, changed = (
+            tuple(clean(text, 100) for text in header[key]) for key in ("dtypes", "changed")
         )
+        changed = changed[:MAX_NOTES]
+        notes = tuple(clean(text, 200) for text in list(header["notes"])[:MAX_NOTES])
         if found is not None and len(dtypes) != len(found):
             raise Damaged("it names too many or too few dtypes")
     except Damaged:

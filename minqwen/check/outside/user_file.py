@@ -76,6 +76,8 @@ def load_function(target: str) -> Callable[..., Any]:
         if path.suffix == ".ipynb":
             says = f"{path.name} is a notebook: save the function to a .py file"
             raise Trouble("missing file", says)
+        if path.is_dir():
+            raise Trouble("missing file", f"{place} is a folder, not a file")
         if not path.is_file():
             raise Trouble("missing file", f"there is no file {place}" + _near_file(path))
         module = _guarded_import(lambda: _run_file(path), str(path.resolve()), place)
@@ -103,7 +105,7 @@ def load_function(target: str) -> Callable[..., Any]:
 def _near_file(path: Path) -> str:
     """Name a file of the folder that is spelled nearly so."""
     try:
-        names = [p.name for p in path.parent.iterdir() if p.suffix == ".py"]
+        names = [p.name for p in path.parent.iterdir() if p.suffix == ".py" and p.is_file()]
     except OSError:
         return f", and no folder {path.parent}"
     near = difflib.get_close_matches(path.name, names, 1)

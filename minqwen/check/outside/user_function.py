@@ -170,6 +170,10 @@ class UserFunction:
         raws, rest, notes = self._outputs(result, count)
         # read at once: a later call may write into an array that the function keeps
         outputs = tuple(self._array(y) for y in raws)
+        if leaves and any(isinstance(y, float) and not is_array(y) for y in raws):
+            notes += (
+                f"the function returned a float, not an array of {self.framework}: converted",
+            )
         return Begun(result, raws, rest, outputs, leaves, values, before, pull, notes)
 
     def _hand(self, name: str, value: Any, dtype: str, grad: bool, leaves: list[Leaf]) -> Any:
@@ -213,6 +217,7 @@ class UserFunction:
         except (TypeError, ValueError):  # built in C, perhaps: call it and see
             return [*values.values(), *last], {}
         parameters = signature.parameters.values()
+        self._require_names(function, signature)
         keyword_only = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
         named = {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
         names = list(values)
@@ -248,6 +253,15 @@ class UserFunction:
             "order, or say by which names they go",
             place_of(function),
         )
+
+    def _require_names(self, function: Callable[..., Any], signature: inspect.Signature) -> None:
+        """Refuse a mapping to an argument that the function does not have."""
+        parameters = signature.parameters
+        gone = [theirs for theirs in self.mapping.values() if theirs not in parameters]
+        if gone and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            name = getattr(function, "__name__", type(function).__name__)
+            says = f"{name} has no argument {gone[0]}; it has {', '.join(parameters) or 'none'}"
+            raise Trouble("wrong name", says, place_of(function))
 
     def _outputs(
         self, result: Any, count: int

@@ -23,6 +23,7 @@ ends the children; nobody has tried that yet.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
@@ -35,7 +36,7 @@ from types import TracebackType
 from typing import Any
 
 from ...backend import Array
-from .arrays import FLOATS, FRAMEWORKS
+from .arrays import FLOATS, FRAMEWORKS, require
 from .messages import Damaged, Problem, Reply, clean, read_reply, write_tree
 from .process import FLOOD_FACTOR, TRACE_BEGINS, Process
 from .user_file import is_file, split_target
@@ -79,6 +80,7 @@ class Worker:
 
     Raises:
         ValueError: no such framework or dtype; a gradient is asked for and there is no way to one.
+        ImportError: with the first call, when the framework is missing.
     """
 
     def __init__(
@@ -96,8 +98,10 @@ class Worker:
     ) -> None:
         if framework not in FRAMEWORKS:
             raise ValueError(f"no framework {framework!r}; there are {', '.join(FRAMEWORKS)}")
-        if not seconds > 0:
-            raise ValueError(f"seconds must be above 0, got {seconds}")
+        if not 0 < seconds < math.inf:
+            raise ValueError(f"seconds must be above 0 and finite, got {seconds}")
+        if memory_mb < 1:
+            raise ValueError(f"memory_mb must be at least 1, got {memory_mb}")
         self.target, self.backward_target, self.framework = target, backward, framework
         self.seconds, self.memory_mb, self.output_bytes = seconds, memory_mb, output_bytes
         self.options: dict[str, Any] = {
@@ -225,6 +229,8 @@ class Worker:
             self._imported = reply.printed
             if reply.problem is not None:
                 self.close()
+                if request["do"] == "start" and reply.problem.kind == "missing package":
+                    raise ImportError(reply.problem.says)  # not the stranger's fault
                 self._failed = reply
                 return reply
         return None
@@ -262,11 +268,18 @@ class Worker:
         printed, where = self._where(printed)
         if event != "hung" and event != "ended":
             where = ""
-        problem = self._problem(event, found, code, seconds, printed, loading)
+        problem = self._problem(event, found, code, seconds, printed, loading, took)
         return [Reply(problem=problem._replace(where=where), printed=printed, seconds=took)]
 
     def _problem(
-        self, event: str, found: Any, code: int, seconds: float, printed: str, loading: bool
+        self,
+        event: str,
+        found: Any,
+        code: int,
+        seconds: float,
+        printed: str,
+        loading: bool,
+        took: float = math.inf,
     ) -> Problem:
         """Say why a call has no reply."""
         name = self.target if loading else self.name
@@ -292,6 +305,12 @@ class Worker:
             sign = signal.Signals(-code).name
         except ValueError:
             sign = f"signal {-code}"
+        if sign == "SIGALRM" and took < seconds:
+            says = (
+                f"{name} set an alarm (SIGALRM) that ended its process{when}; handlers of alarms "
+                f"are taken away before each call, which has a limit of {seconds:g} s anyway"
+            )
+            return Problem("killed", says)
         if sign in ("SIGXCPU", "SIGALRM"):
             says = f"{name} used more than {2 * seconds:g} s of processor time{when}: stopped"
             return Problem("hung", says)
@@ -339,6 +358,10 @@ class InProcess:
         framework: of the arrays that they take.
         arguments: {our name: their keyword}.
         outputs, optional: as for Worker.
+
+    Raises:
+        ValueError: no such framework.
+        ImportError: it is missing.
     """
 
     def __init__(
@@ -353,6 +376,8 @@ class InProcess:
     ) -> None:
         if framework not in FRAMEWORKS:
             raise ValueError(f"no framework {framework!r}; there are {', '.join(FRAMEWORKS)}")
+        if framework != "numpy":
+            require(framework)
         self.function = UserFunction(
             forward,
             backward,

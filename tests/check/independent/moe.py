@@ -70,7 +70,8 @@ FORWARD = {
     "never_renormalised": ("            g = [one / sum(g) for one in g]\n", "            pass\n"),
     "router_not_transposed": ("scores = tokens @ router.T", "scores = tokens @ router"),
     "weight_not_transposed": (
-        "            rows = first[number] @ inside\n            a, b = rows[:width], rows[width:]\n",
+        "            rows = first[number] @ inside\n"
+        "            a, b = rows[:width], rows[width:]\n",
         "            a, b = inside @ first[number][:width], inside @ first[number][width:]\n",
         "second[number] @ (silu(a) * b)",
         "(silu(a) * b) @ second[number]",
