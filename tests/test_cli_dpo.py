@@ -72,7 +72,8 @@ def test_a_model_of_another_kind_is_refused(base, pairs, tmp_path, capsys):
     assert (
         main(["reward", *words(pairs, base, scored, "--steps", "1", "--validation", "0")[1:]]) == 0
     )
-    assert "gives a score, but logits must come out here" in error_of(capsys, *words(pairs, scored, out))
+    wanted = "gives a score, but logits must come out here"
+    assert wanted in error_of(capsys, *words(pairs, scored, out))
     error = error_of(capsys, *words(pairs, base, out, "--reference", str(scored)))
     assert f"the reference in {scored} has another config than the model" in error
     assert "beta must be positive" in error_of(capsys, *words(pairs, base, out, "--beta", "0"))

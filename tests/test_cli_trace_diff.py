@@ -1,6 +1,7 @@
 """`minqwen trace` and `minqwen diff` as a user runs them."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -70,6 +71,12 @@ def test_wrong_use_of_trace(folder, tmp_path, capsys):
     assert "no checkpoint folder" in error_of(capsys, "trace", str(tmp_path / "x"), "--ids", "1")
     with pytest.raises(SystemExit):
         main(["trace", folder, "--ids", "1", "--prompt", "a"])
+    for name in ("x.txt", "x", "x.bin", "x.NPZ", ".npz"):
+        said = error_of(capsys, "trace", folder, "--ids", "1", "--out", str(tmp_path / name))
+        assert "--out must end in .safetensors or .npz" in said  # before any work
+        assert not (tmp_path / name).exists()
+    said = error_of(capsys, "trace", folder, "--ids", "1", "--out", str(tmp_path))
+    assert "is a folder" in said
 
 
 def test_diff_of_two_files(folder, tmp_path, capsys):
@@ -141,10 +148,114 @@ def test_wrong_use_of_diff(folder, tmp_path, capsys):
         ('{"logits": 3}', "must be a JSON object"),
         ('{"logits": "y"}', "no tensor 'y' in theirs"),
         ('{"logit": "x"}', "no tensor 'logit' in ours"),
+        ('{"logits": "y", "logits": "x"}', "has 'logits' twice"),
     ):
         names.write_text(content, encoding="utf-8")
         command = ["diff", m, theirs, "--ids", "1", "--map", str(names)]
         assert message in error_of(capsys, *command)
+
+
+def damaged(folder, place, how):
+    """Return a copy of a checkpoint folder with one kind of damage."""
+    shutil.copytree(folder, place)
+    config, weights = place / "config.json", place / "model.npz"
+    if how.endswith("weights"):
+        data = weights.read_bytes()
+        weights.write_bytes({"cut": data[:-40], "no": b"", "other": b"no weights"}[how.split()[0]])
+    elif how == "cut config":
+        config.write_bytes(config.read_bytes()[:50])
+    elif how == "other sizes":
+        facts = json.loads(config.read_text(encoding="utf-8"))
+        config.write_text(json.dumps({**facts, "hidden_size": 31}), encoding="utf-8")
+    else:
+        (place / how.removeprefix("no ")).unlink()
+    return str(place)
+
+
+DAMAGE = ("cut weights", "no weights", "other weights", "cut config", "other sizes")
+DAMAGE += ("no config.json", "no model.npz")
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_a_damaged_folder_is_wrong_use(tmp_path, capsys, how):
+    config = small_config(vocab_size=300)
+    save_checkpoint(tmp_path / "m", config, random_params(config), file_format="npz")
+    file = str(tmp_path / "t.npz")
+    out_of(capsys, "trace", tmp_path / "m", "--ids", "1,2,3", "--out", file)
+    bad = damaged(tmp_path / "m", tmp_path / "bad", how)
+    assert "bad" in error_of(capsys, "trace", bad, "--ids", "1,2")
+    assert "bad" in error_of(capsys, "diff", bad, file, "--ids", "1,2")
+    assert "bad" in error_of(capsys, "diff", file, file, "--weights", bad)
+
+
+def test_damaged_and_foreign_files_are_wrong_use(folder, tmp_path, capsys):
+    good, bad, m = tmp_path / "t.npz", tmp_path / "bad.npz", str(folder)
+    out_of(capsys, "trace", folder, "--ids", "1,2,3", "--out", good)
+    data = good.read_bytes()
+    for content in (b"", data[:-50], data[: len(data) // 2], b"no zip"):
+        bad.write_bytes(content)
+        assert "bad.npz" in error_of(capsys, "diff", m, str(bad), "--ids", "1")
+        assert "bad.npz" in error_of(capsys, "diff", str(bad), str(good))
+    picture = tmp_path / "x.png"
+    picture.write_bytes(b"PNG")
+    assert "ends in .safetensors or .npz" in error_of(capsys, "diff", m, str(picture), "--ids", "1")
+    # what is not made of real numbers is left out, and said
+    whole = Trace.load(good)
+    words = {"text": np.array(["a"]), "dates": np.zeros(3, "M8[s]"), "z": np.array([1j])}
+    np.savez(bad, **{"logits": whole["logits"], **words})
+    said = out_of(capsys, "diff", folder, bad, "--ids", "1,2,3")
+    assert "note    theirs: z is left out: its dtype is complex128, not real numbers\n" in said
+    np.savez(bad, logits=np.array(["a"]))
+    assert "no name in common" in error_of(capsys, "diff", m, str(bad), "--ids", "1")
+
+
+def test_our_trace_has_to_fit_together(folder, tmp_path, capsys):
+    good, bad = tmp_path / "t.npz", tmp_path / "bad.npz"
+    out_of(capsys, "trace", folder, "--ids", "1,2,3", "--out", good)
+
+    def error(weights=False, config=None, **tensors):
+        t = Trace.load(good)
+        t.tensors |= tensors
+        t.axes |= {name: "B S" for name in tensors if name == "attention_mask"}
+        t.config = {**t.config, **(config or {})}
+        t.save(bad)
+        more = ["--weights", str(folder)] if weights else []
+        return error_of(capsys, "diff", str(bad), str(good), *more)
+
+    assert "our input_ids must be integers (B, T)" in error(input_ids=np.array([[1.5, 2, 3]]))
+    assert "our input_ids must be integers (B, T)" in error(input_ids=np.array([1, 2, 3]))
+    assert "must be in [0, V=300), got values from 1 to 300" in error(
+        input_ids=np.array([[1, 2, 300]])
+    )
+    assert "our positions must be integers" in error(positions=np.arange(9))
+    assert "our attention_mask must be true or false" in error(attention_mask=np.ones((1, 3)))
+    said = error(config={"num_attention_heads": "x"})
+    assert "the config of our trace has num_attention_heads 'x', not a number" in said
+    assert "the config of our trace cannot be read" in error(config={"hidden_act": ["silu"]})
+    assert "the weights do not fit the config" in error(weights=True, config={"hidden_size": 31})
+    t = Trace.load(good)  # of another program, which writes no positions
+    del t.tensors["positions"], t.axes["positions"]
+    t.tensors["logits"] = t["logits"] + 1
+    t.save(bad)
+    said = out_of(capsys, "diff", bad, good, "--weights", folder, code=1)
+    assert "PARTS   logits\n" in said
+    assert "theirs is what our step gives from its inputs, ours is not" in " ".join(said.split())
+
+
+def test_nan_on_both_sides_is_said(folder, tmp_path, capsys):
+    file = tmp_path / "t.npz"
+    out_of(capsys, "trace", folder, "--ids", "1,2,3", "--out", file)
+    t = Trace.load(file)
+    t.tensors["model.norm"] = t["model.norm"].copy()
+    t.tensors["model.norm"][0, 1] = np.nan
+    t.save(file)
+    said = out_of(capsys, "diff", file, file)
+    assert "NaN     model.norm\n" in said
+    assert "rows: batch 0, time 1 (of 3)\n" in said
+    assert said.endswith("no difference; from model.norm on this means nothing\n")
+    facts = json.loads(out_of(capsys, "diff", file, file, "--json"))
+    assert facts["ok"]
+    assert (facts["not_finite"]["name"], facts["not_finite"]["nan"]) == ("model.norm", 29)
 
 
 def test_without_torch(folder, capsys, monkeypatch):
@@ -177,6 +288,30 @@ def test_diff_against_transformers(folder, tmp_path, capsys, monkeypatch, dtype)
     out_of(capsys, "trace", folder, "--ids", "1,2,3", "--transformers", "--out", file)
     assert Trace.load(file).versions["torch"] == torch.__version__
     assert out_of(capsys, "diff", folder, file).endswith("no difference\n")
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("how", ["cut", "empty", "renamed", "turned"])
+def test_transformers_and_a_damaged_folder(folder, tmp_path, capsys, how):
+    """Weights that are missing would be made up by transformers, without a word."""
+    pytest.importorskip("transformers")
+    numpy = pytest.importorskip("safetensors.numpy")
+    bad = tmp_path / "bad"
+    shutil.copytree(folder, bad)
+    file = bad / "model.safetensors"
+    if how in ("cut", "empty"):
+        file.write_bytes(file.read_bytes()[:-7] if how == "cut" else b"")
+    else:
+        tensors = numpy.load_file(file)
+        name = "model.layers.0.mlp.up_proj.weight"
+        value = np.ascontiguousarray(tensors.pop(name).T)
+        tensors["x" if how == "renamed" else name] = value
+        numpy.save_file(tensors, file, metadata={"format": "pt"})
+    words = [str(bad), "--ids", "1,2,3"]
+    assert "bad" in error_of(capsys, "diff", *words, "--against", "transformers")
+    said = error_of(capsys, "trace", *words, "--transformers")
+    assert "bad" in said
+    assert ("would make up: model.layers.0.mlp.up_proj.weight" in said) == (how == "renamed")
 
 
 @pytest.mark.parity

@@ -37,8 +37,11 @@ def test_the_concept_page_is_fresh():
         c.module.split(".")[-1] for c in module.CONCEPTS
     }
     helpers = {"__init__", "atomic_folder", "blocks", "interrupt", "loss_plot", "metrics"}
-    helpers |= {"progress", "resume", "run_folder"}
-    for package in ("data", "tokenizer", "layers", "long_context", "model", "training"):
+    helpers |= {"progress", "resume", "run_folder", "run_loop", "update", "jsonl"}
+    helpers |= {"sft_rows", "pair_training", "start_params", "learned", "ppo_metrics"}
+    helpers |= {"metrics_plot"}
+    packages = ("data", "tokenizer", "layers", "long_context", "model", "training", "alignment")
+    for package in packages:
         for path in (ROOT / "minqwen" / package).glob("*.py"):
             assert path.stem in listed | helpers, f"{path} stands in no table"
 
@@ -119,6 +122,7 @@ def test_the_tree_in_the_readme_is_the_tree():
         "long_context",
         "model",
         "training",
+        "alignment",
         "check",
         "lab",
     ):

@@ -1,4 +1,4 @@
-"""Two arrays that should be equal: where they part, by how much, and in which pattern.
+"""Two arrays that should be equal: where they part, and by how much. How: patterns.py.
 
 The first place that differs is not the first in memory but the first in time: axes T and S come
 first, so that one sees where an error starts ("time 0 is right, time 1 is wrong").
@@ -7,20 +7,15 @@ first, so that one sees where an error starts ("time 0 is right, time 1 is wrong
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from ..backend import Array
-from .limits import units_off
-
-TIME = ("T", "S")
-NAMES = {
-    **{"B": "batch", "T": "time", "S": "key", "H": "head", "Hkv": "kv head", "Dh": "feature"},
-    **{"D": "feature", "F": "feature", "V": "vocabulary", "N": "token", "E": "expert"},
-    **{"K": "choice", "Fe": "feature", "Fs": "feature"},
-}
+from .axes import NAMES as NAMES  # can be imported from here too
+from .axes import TIME, in_words, letters
+from .limits import UNITS, units_off
+from .patterns import patterns
 
 
 class Difference(NamedTuple):
@@ -35,36 +30,7 @@ class Difference(NamedTuple):
     wrong: int  # entries off by more than the limit
     total: int
     patterns: tuple[str, ...]  # plain sentences, the most telling first
-
-
-def letters(axes: str, ndim: int) -> list[str]:
-    """Return a letter for each axis of an array; "..." stands for any number of them.
-
-    >>> letters("... D", 3), letters("B T", 2)
-    (['', '', 'D'], ['B', 'T'])
-    """
-    names = axes.split()
-    if "..." in names:
-        at = names.index("...")
-        names[at : at + 1] = [""] * (ndim - len(names) + 1)
-    return names if len(names) == ndim else [""] * ndim
-
-
-def in_words(place: tuple[int, ...], axes: str) -> str:
-    """Name a place by its axes.
-
-    >>> in_words((0, 2), "B T"), in_words((1, 0, 4), "... D")
-    ('batch 0, time 2', 'row (1, 0), feature 4')
-    """
-    names = letters(axes, len(place))
-    rows = tuple(index for letter, index in zip(names, place, strict=True) if not letter)
-    words = [f"row {rows[0] if len(rows) == 1 else rows}"] if rows else []
-    words += [
-        f"{NAMES.get(letter, letter)} {index}"
-        for letter, index in zip(names, place, strict=True)
-        if letter
-    ]
-    return ", ".join(words) or "the number itself"
+    whole: bool = False  # ids or counts: they are right or wrong, and `error` says nothing
 
 
 def two_numbers(got: float, want: float) -> tuple[str, str]:
@@ -107,6 +73,7 @@ def find_difference(
     Returns:
         None when every entry is within the limit.
     """
+    whole = all(np.asarray(x).dtype.kind in "iub" for x in (got, want))
     got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
     wrong = units_off(got, want, dtype) > allowed
     if not wrong.any():
@@ -121,142 +88,20 @@ def find_difference(
         off = np.abs(got - want)
     error = float(off.max()) / scale if np.isfinite(off).all() else math.inf
     a, b = float(got[place]), float(want[place])
+    close = max(1e-9, allowed * UNITS[dtype]) * scale
+    sizes = {str(n): n for n in sorted(set(want.shape))}
     return Difference(
         place,
         in_words(place, axes),
         a,
         b,
         error,
-        ulps_between(a, b) if abs(b) > 0.01 * scale else None,
+        ulps_between(a, b) if abs(b) > 0.01 * scale and not whole else None,
         int(wrong.sum()),
         wrong.size,
-        tuple(patterns(got, want, wrong, axes)),
+        tuple(patterns(got, want, wrong, names, close, sizes, whole)),
+        whole,
     )
-
-
-def patterns(got: Array, want: Array, wrong: Array, axes: str) -> Iterator[str]:
-    """Yield plain sentences about how two arrays of one shape differ."""
-    bad = ~np.isfinite(got) & np.isfinite(want)
-    if bad.any():
-        yield f"NaN or infinity in {share(bad)}, where the right numbers are finite"
-        return
-    if not np.isfinite(got).all() or not np.isfinite(want).all():
-        return
-    yield from _which_entries(wrong, axes)
-    scale = float(np.abs(want).max(initial=0.0)) or 1.0
-    close = 1e-9 * scale
-    if wrong.size > 1 and np.abs(got + want).max() < close:
-        yield "every number has the wrong sign"
-        return
-    factor = constant_factor(got, want)
-    if factor is not None:
-        yield f"all numbers are {factor:.6g} times the right ones{_known_factor(factor, want)}"
-        return
-    offset = got - want
-    if wrong.size > 1 and np.abs(offset - offset.flat[0]).max() < close:
-        yield f"all numbers are the right ones plus {float(offset.flat[0]):.6g}"
-        return
-    yield from _factors_by_axis(got, want, axes)
-    yield from _moved(got, want, axes, close)
-
-
-def share(mask: Array) -> str:
-    """Say how many entries are True.
-
-    >>> share(np.array([True, False, False]))
-    '1 of 3 entries'
-    """
-    return f"{int(mask.sum())} of {mask.size} entries"
-
-
-def constant_factor(got: Array, want: Array) -> float | None:
-    """Return c with got = c * want everywhere, None if there is none."""
-    big = np.abs(want) > 1e-6 * (np.abs(want).max(initial=0.0) or 1.0)
-    if big.sum() < 2:
-        return None
-    c = float((got * want).sum() / (want * want).sum())
-    scale = float(np.abs(want).max())
-    return c if c != 0 and np.abs(got - c * want).max() < 1e-9 * scale * max(abs(c), 1.0) else None
-
-
-def _known_factor(factor: float, want: Array) -> str:
-    """Recognise a factor: sqrt or power of a size, ln 2, a half."""
-    sizes = sorted({size for size in want.shape if size > 1})
-    known = {"1/2": 0.5, "2": 2.0, "ln 2": math.log(2), "1 / ln 2": 1 / math.log(2)}
-    for n in sizes:
-        known |= {f"sqrt({n})": n**0.5, f"1 / sqrt({n})": n**-0.5, f"{n}": n, f"1 / {n}": 1 / n}
-    names = [name for name, value in known.items() if abs(factor / value - 1) < 1e-9]
-    return f", that is {names[0]}" if names else ""
-
-
-def _which_entries(wrong: Array, axes: str) -> Iterator[str]:
-    """Say so when exactly some indices of one axis are wrong."""
-    if wrong.all() or wrong.ndim == 0:
-        return
-    for i, letter in enumerate(letters(axes, wrong.ndim)):
-        others = tuple(j for j in range(wrong.ndim) if j != i)
-        some: Array = np.asarray(wrong.any(axis=others))
-        n = len(some)
-        if some.all() or n == 1:
-            continue
-        name = NAMES.get(letter) or f"axis {i}, index"
-        bad = np.flatnonzero(some)
-        if len(bad) == 1:
-            at = "the last" if bad[0] == n - 1 and n > 2 else f"{bad[0]}"
-            yield f"only {name} {at} is wrong"
-        elif (np.diff(bad) == 1).all() and bad[-1] == n - 1:
-            yield f"wrong from {name} {bad[0]} on; before it everything is right"
-        elif (np.diff(bad) == 1).all() and bad[0] == 0:
-            yield f"wrong up to {name} {bad[-1]}; after it everything is right"
-        else:
-            yield f"wrong only at {name} {', '.join(map(str, bad[:8]))}"
-
-
-def _factors_by_axis(got: Array, want: Array, axes: str) -> Iterator[str]:
-    """Say so when each row along an axis has a factor of its own."""
-    if want.ndim < 2:
-        return
-    for i, letter in enumerate(letters(axes, want.ndim)):
-        a, b = (np.moveaxis(x, i, 0).reshape(x.shape[i], -1) for x in (got, want))
-        if len(a) < 2 or a.shape[1] < 2:
-            continue
-        norm = (b * b).sum(axis=1)
-        if not (norm > 0).all():
-            continue
-        c = (a * b).sum(axis=1) / norm
-        if np.abs(a - c[:, None] * b).max() < 1e-9 * np.abs(b).max() * max(1.0, np.abs(c).max()):
-            name = NAMES.get(letter) or f"index of axis {i}"
-            first = ", ".join(f"{x:.4g}" for x in c[:4])
-            yield f"each {name} has a factor of its own: {first}{', ...' if len(c) > 4 else ''}"
-            return
-
-
-def _moved(got: Array, want: Array, axes: str, close: float) -> Iterator[str]:
-    """Say so when the right numbers stand in other places."""
-    if np.abs(np.sort(got, axis=None) - np.sort(want, axis=None)).max() > close:
-        names = letters(axes, want.ndim)
-        for i in range(want.ndim):  # shifted along an axis, other numbers coming in
-            n = want.shape[i]
-            for by in (1, -1):
-                if n < 3:
-                    continue
-                a, b = (np.moveaxis(x, i, 0) for x in (got, want))
-                a, b = (a[1:], b[:-1]) if by == 1 else (a[:-1], b[1:])
-                if np.abs(a - b).max() < close:
-                    name = NAMES.get(names[i]) or f"axis {i}"
-                    where = "later" if by == 1 else "earlier"
-                    yield f"the right numbers, one place {where} along {name}"
-                    return
-        return
-    for i, letter in enumerate(letters(axes, want.ndim)):
-        a, b = (np.moveaxis(x, i, 0).reshape(x.shape[i], -1) for x in (got, want))
-        taken = [int(np.argmin(np.abs(b - row).max(axis=1))) for row in a]
-        if np.abs(a - b[taken]).max() < close and taken != list(range(len(a))):
-            name = NAMES.get(letter) or f"axis {i}"
-            order = ", ".join(map(str, taken[:8]))
-            yield f"the right numbers in another order along {name}: {order}"
-            return
-    yield "the right numbers, all of them, in other places"
 
 
 def shape_difference(got: tuple[int, ...], want: tuple[int, ...], axes: str) -> str:

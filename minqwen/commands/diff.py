@@ -5,15 +5,19 @@
     minqwen diff ours.safetensors theirs.safetensors --weights FOLDER
 
 Tensors are compared in the order of the computation. One that differs is computed again by our own
-step from *their* inputs: so the first step that is itself different is found, and, if it is a known
-mistake, named. With a FOLDER, or --weights, that works for all steps; of two files alone for those
-without weights: RoPE, attention, the activation, sums, the choice of experts.
+step from *their* inputs: so the first step that is itself different is found, and, if a known
+mistake or two of them explain it, named. With a FOLDER, or --weights, that works for all steps; of
+two files alone for those without weights: RoPE, attention, the activation, sums, the choice of
+experts.
 
 Their file needs names and nothing else: it may hold all intermediates or a few, made by any
 program. names.json is an object {"our name": "their name"}; `minqwen trace FOLDER --ids 1,2` lists
 ours. Axes may be in another order, heads cut or joined.
 
-Exit codes: 0 no difference, 1 they part, 2 wrong use.
+Where both have NaN or infinity at the same places, that is no difference, and the report says from
+which tensor on agreement means nothing.
+
+Exit codes: 0 no difference, 1 they part, 2 wrong use, or an input that cannot be read.
 """
 
 from __future__ import annotations
@@ -21,14 +25,19 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..backend import Array
+from ..check.tracing.diff_facts import as_dict
 from ..check.tracing.diff_text import text
-from ..check.tracing.tensor_diff import as_dict, compare_traces
+from ..check.tracing.tensor_diff import compare_traces
+from ..check.tracing.torch_module import require_torch
 from ..check.tracing.trace_file import Trace
+from ..model.atomic_folder import whole
 from ..model.checkpoint import load_checkpoint
 from ..model.config import QwenConfig
 from .files import checkpoint_of
@@ -93,12 +102,13 @@ def traces(
         )
     args.folder = args.ours
     ids = prompt_ids(args)
+    require_torch()  # before any work
+    ours, params = trace_of_ours(args, ids)  # first: what it says of a damaged folder is plain
     theirs = trace_of_transformers(args, ids)
-    config = QwenConfig.from_pretrained(checkpoint_of(args.folder))
+    config = QwenConfig.from_pretrained(whole(checkpoint_of(args.folder)))
     for name in PASSED_OVER:
         if getattr(config, name):
             theirs.note(f"transformers passes over {name} of the config")
-    ours, params = trace_of_ours(args, ids)
     return ours, theirs, params
 
 
@@ -106,10 +116,19 @@ def read_map(path: Path) -> dict[str, str]:
     """Read the names of --map.
 
     Raises:
-        ValueError: it is not a JSON object from text to text.
+        ValueError: it is not a JSON object from text to text, or has a name twice.
     """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        for name, number in Counter(name for name, _ in pairs).items():
+            if number > 1:
+                raise KeyError(name)
+        return dict(pairs)
+
     try:
-        names = json.loads(path.read_text(encoding="utf-8"))
+        names = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
+    except KeyError as error:
+        raise ValueError(f"{path} has {error.args[0]!r} twice: which one?") from None
     except ValueError:
         raise ValueError(f"{path} is not JSON") from None
     if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):

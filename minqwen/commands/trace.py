@@ -19,7 +19,7 @@ import numpy as np
 
 from ..backend import Array
 from ..check.tracing.trace import trace_model
-from ..check.tracing.trace_file import Trace
+from ..check.tracing.trace_file import ENDINGS, Trace
 from ..model.atomic_folder import whole
 from ..model.checkpoint import load_checkpoint
 from ..tokenizer.bpe import Tokenizer
@@ -31,7 +31,7 @@ DTYPES = ("float32", "float64", "bfloat16", "float16")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `minqwen trace`."""
     parser.add_argument("folder", type=Path, help="a checkpoint folder, or the folder of a run")
-    parser.add_argument("--out", type=Path, metavar="FILE", help=".safetensors, or .npz")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="ends in .safetensors or .npz")
     add_prompt_arguments(parser)
     parser.add_argument(
         "--transformers", action="store_true", help="run transformers in place of minqwen"
@@ -55,8 +55,13 @@ def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Trace, and write or list what was found."""
     ids = prompt_ids(args)
-    if args.out is not None and not args.out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"no folder {args.out.parent} to write into")
+    if args.out is not None:
+        if args.out.is_dir():
+            raise IsADirectoryError(f"--out {args.out} is a folder; name a file in it")
+        if args.out.suffix not in ENDINGS:
+            raise ValueError(f"--out must end in {' or '.join(ENDINGS)}, got {args.out}")
+        if not args.out.absolute().parent.is_dir():
+            raise FileNotFoundError(f"no folder {args.out.parent} to write into")
     found = trace_of_transformers(args, ids) if args.transformers else trace_of_ours(args, ids)[0]
     if args.out is not None:
         found.save(args.out)
@@ -109,7 +114,8 @@ def trace_of_ours(args: argparse.Namespace, ids: Array) -> tuple[Trace, dict[str
 
 def trace_of_transformers(args: argparse.Namespace, ids: Array) -> Trace:
     """Let transformers open the same folder, and trace it."""
-    from ..check.tracing.hf_recorder import load_transformers, record_transformers
+    from ..check.tracing.hf_model import load_transformers
+    from ..check.tracing.hf_recorder import record_transformers
 
     model = load_transformers(whole(checkpoint_of(args.folder)), args.dtype)
     found = record_transformers(model, ids, backward=args.backward)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from helpers.models import random_params, small_config
 
+from minqwen.alignment.reward_model import reward_forward
 from minqwen.check.tracing.trace import trace, trace_model
 from minqwen.check.tracing.trace_file import Trace
 from minqwen.check.tracing.trace_steps import all_steps
@@ -125,6 +126,16 @@ def test_another_head_on_the_same_backbone():
     assert np.array_equal(t["call1.logits"], logits)
     assert "logits" not in t
     assert grads.keys() == params.keys() - {"lm_head.weight"}
+    config = small_config(num_labels=1)
+    params = random_params(config)
+    with trace() as t:
+        rewards, _ = reward_forward(params, config, IDS)
+        reward_forward(params, config, IDS)
+    assert np.array_equal(t["reward.y"], rewards)
+    assert t["model.norm"].shape == (2, 7, 29)
+    assert "call1.model.layers.1" in t
+    # everything below the head has its name already, and is not listed once more
+    assert [n for n in t if n.startswith("reward")] == ["reward.y", "reward#1.y"]
 
 
 def test_recording_changes_no_bit_and_leaves_no_trace_behind():
@@ -293,6 +304,22 @@ def test_bfloat16(tmp_path):
     with pytest.raises(ValueError, match="cannot hold bfloat16"):
         t.save(tmp_path / "t.npz")
     assert not (tmp_path / "t.npz").exists()
+
+
+def test_the_name_says_the_format_and_what_is_no_number_is_left_out(tmp_path):
+    t = Trace()
+    t.add("b", "D", np.arange(3.0))
+    t.add("words", "", np.array(["a"]))
+    t.add("a", "D", np.arange(3))
+    for name in ("t.txt", "t", "t.NPZ"):
+        with pytest.raises(ValueError, match=r"must end in \.safetensors or \.npz"):
+            t.save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+    t.save(tmp_path / "t.npz")
+    u = Trace.load(tmp_path / "t.npz")
+    assert list(u) == ["b", "a"]
+    assert u.ordered  # what is left out does not disturb the order
+    assert u.notes == ["words is left out: its dtype is <U1, not real numbers"]
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

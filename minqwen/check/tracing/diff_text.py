@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Iterator, Sequence, Sized
 from functools import partial
 
+from .diff_facts import Diff, Fit, Later, NotFinite, Parted, some
 from .redo import LAYER
-from .tensor_diff import Diff, Fit, Later, Parted, some
 
 INDENT = " " * 8
 
@@ -33,22 +33,51 @@ def lines(diff: Diff) -> Iterator[str]:
         first, layout = next(iter(diff.layouts.items()))
         yield f"{INDENT}{count(diff.layouts)} laid out otherwise, and read so: {first} as {layout}"
     if diff.right:
-        upto = "" if diff.ok else f", up to {diff.right[-1]}"
+        all_of_it = diff.ok and diff.not_finite is None
+        upto = "" if all_of_it else f", up to {diff.right[-1]}"
         if diff.largest:
             size = f"at most {number(diff.largest)} units of rounding apart"
         else:
             size = "equal to the last bit"
         yield f"right   {count(diff.right)}{upto}: {size}"
+    if diff.not_finite is not None:
+        yield from not_finite_lines(diff.not_finite)
     if diff.parted is None:
         if diff.inherited:
             n = len(diff.inherited)
             yield f"{INDENT}{n} more carry rounding on: each is right for their own inputs"
-        yield "no difference"
+        but = f"; from {diff.not_finite.name} on this means nothing" if diff.not_finite else ""
+        yield f"no difference{but}"
     else:
         yield from parted_lines(diff.parted)
         yield from rest_lines(diff)
     for note in diff.notes:
         yield f"note    {note}"
+
+
+def not_finite_lines(found: NotFinite) -> Iterator[str]:
+    """Yield what is to be said about the first tensor in which both have NaN or infinity."""
+    theirs = "" if found.theirs_name == found.name else f"   (theirs: {found.theirs_name})"
+    kinds = [f"{n:,} {what}" for n, what in ((found.nan, "NaN"), (found.infinite, "infinite")) if n]
+    yield f"NaN     {found.name}{theirs}"
+    yield (
+        f"{INDENT}both have {' and '.join(kinds)} of {found.total:,} numbers, at the same places; "
+        f"the first at {found.where}"
+    )
+    if found.rows:
+        n = len(found.rows)
+        which = f"all {n} rows" if n == found.rows_total > 1 else some(found.rows)
+        yield f"{INDENT}rows: {which}" + (
+            "" if n == found.rows_total else f" (of {found.rows_total})"
+        )
+    have = "has" if found.behind_too == 1 else "have"
+    yield (
+        f"{INDENT}from here on agreement means nothing: such numbers hide every difference; "
+        f"of {count_word(found.behind)} behind it {found.behind_too} {have} them too"
+    )
+    if found.known:
+        yield f"{INDENT}seen: {found.known}"
+    yield f"{INDENT}likely: {'; '.join(found.likely)}"
 
 
 def parted_lines(parted: Parted) -> Iterator[str]:
@@ -62,8 +91,8 @@ def parted_lines(parted: Parted) -> Iterator[str]:
         f"{INDENT}first at {parted.where or 'the number itself'}: "
         f"ours {parted.ours:.6g}, theirs {parted.theirs:.6g}"
     )
-    share = 100 * parted.wrong / parted.total
-    off = f"{share:.0f} %" if share >= 1 else f"{parted.wrong:,} of {parted.total:,}"
+    share = 100 * parted.wrong // parted.total
+    off = f"{share} %" if share else f"{parted.wrong:,} of {parted.total:,}"
     if parted.error < float("inf"):
         size = f"{number(parted.error)} of the scale, {number(parted.units)} units of rounding"
         yield f"{INDENT}largest error {size}; {off} of the entries"
@@ -84,9 +113,10 @@ def fit_lines(parted: Parted) -> Iterator[str]:
     heading = "other convention" if best.kind == "convention" else "looks exactly like"
     yield f"{heading}: {best.name}"
     yield INDENT + sentence(best)
-    step = "step with this change gives"
+    this = "this change" if len(best.names) == 1 else "both changes"
+    step = f"step with {this} gives"
     if best.steps:
-        step = f"steps with this change in {', '.join(best.steps)} give"
+        step = f"steps with {this} in {', '.join(best.steps)} give"
     yield (
         f"{INDENT}From their {ends(parted.inputs)}, our {step} their numbers, "
         f"to {number(best.units)} units."
@@ -165,7 +195,10 @@ def in_layers(layers: Sequence[int]) -> str:
 
 
 def sentence(fit: Fit) -> str:
-    """Return what a fit says, with a capital letter."""
+    """Return what a fit says, with a capital letter, unless it begins with a name of the code."""
+    first = fit.says.partition(" ")[0]
+    if first == "eps" or "." in first or "_" in first:
+        return fit.says
     return fit.says[:1].upper() + fit.says[1:]
 
 
@@ -190,7 +223,12 @@ def count(things: Sized) -> str:
     >>> count(["logits"]), count([])
     ('1 tensor', '0 tensors')
     """
-    return f"{len(things)} tensor{'' if len(things) == 1 else 's'}"
+    return count_word(len(things))
+
+
+def count_word(n: int) -> str:
+    """Count tensors, by their number."""
+    return f"{n} tensor{'' if n == 1 else 's'}"
 
 
 def number(x: float) -> str:

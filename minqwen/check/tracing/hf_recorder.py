@@ -1,23 +1,17 @@
-"""Record what a PyTorch module computes: a Qwen of transformers under our names, or any module.
+"""Record what a Qwen of transformers computes, under our names.
 
     t = record_transformers(load_transformers(folder), input_ids)     a Trace, as trace_model gives
-    tensors = record(module, inputs)                                  any module: name -> array
 
 Nothing of transformers is changed. Forward hooks give what goes into and comes out of every module;
 queries and keys after RoPE are computed by a plain function, which is wrapped while the model runs.
-
-Their numbers in float64. `model.double()` is not enough: RMSNorm, the tables of RoPE and every
-softmax are cast to float32 in the code. In a float64 model float32 means float64 while it runs.
 """
 
 from __future__ import annotations
 
 import importlib
 import operator
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 from unittest import mock
@@ -26,88 +20,9 @@ import numpy as np
 
 from ...backend import Array
 from ...model.config import QwenConfig
+from .hf_model import KINDS, quiet, true_float64
+from .torch_module import first_tensor, require_torch, to_array
 from .trace_file import Trace
-
-KINDS = ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
-
-
-def record(module: Any, inputs: Any, *, gradients: bool = False) -> dict[str, Array]:
-    """Run a PyTorch module and return what every module within it gave, in the order of their ends.
-
-    Args:
-        module: a torch.nn.Module.
-        inputs: a tensor, a tuple of arguments, or a dict of arguments by name.
-        gradients: also `grad.NAME` of every parameter, of the sum of the (first) output.
-
-    Returns:
-        Arrays on the host under the module's own names; a part that runs again has "#1", "#2"
-        behind its name; of several outputs the first tensor is kept. The whole is "output".
-    """
-    torch = require_torch()
-    found: dict[str, Array] = {}
-    calls: Counter[str] = Counter()
-    with ExitStack() as stack:
-        for name, part in module.named_modules():
-
-            def keep(part: Any, args: Any, output: Any, name: str = name or "output") -> None:
-                first = first_tensor(output)
-                if first is not None:
-                    calls[name] += 1
-                    again = f"#{calls[name] - 1}" if calls[name] > 1 else ""
-                    found[name + again] = to_array(first)
-
-            stack.callback(part.register_forward_hook(keep).remove)
-        stack.enter_context(torch.set_grad_enabled(gradients))
-        if isinstance(inputs, dict):
-            output = module(**inputs)
-        else:
-            output = module(*(inputs if isinstance(inputs, tuple) else (inputs,)))
-    if gradients:
-        module.zero_grad(set_to_none=True)
-        first_tensor(output).sum().backward()
-        for name, parameter in module.named_parameters():
-            if parameter.grad is not None:
-                found[f"grad.{name}"] = to_array(parameter.grad)
-    return found
-
-
-def load_transformers(folder: str | Path, dtype: str = "float32") -> Any:
-    """Open a checkpoint folder with transformers, without any network.
-
-    Args:
-        folder: with config.json and safetensors files.
-        dtype: "float32", "float64", "bfloat16" or "float16".
-
-    Raises:
-        ImportError: torch or transformers is missing; with the pip line.
-        ValueError: transformers has no such model, or the weights are .npz or damaged.
-    """
-    torch = require_torch()
-    try:
-        import transformers
-    except ImportError:
-        raise ImportError("transformers is missing: pip install torch 'minqwen[parity]'") from None
-    folder = Path(folder)
-    kind = QwenConfig.from_pretrained(folder).model_type
-    if kind not in KINDS:
-        raise ValueError(f"transformers has no model_type {kind!r}, only {', '.join(KINDS)}")
-    if not any(folder.glob("*.safetensors")):
-        raise ValueError(f"{folder}: transformers reads safetensors, not .npz; save it as such")
-    more = {"experts_implementation": "eager"} if kind.endswith("moe") else {}
-    with quiet():
-        try:
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=getattr(torch, dtype),
-                attn_implementation="eager",
-                local_files_only=True,
-                **more,
-            )
-        except Exception as error:  # of damaged files it makes errors of many kinds
-            says = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(f"{folder}: transformers cannot open it: {says}") from error
-    model.train(False)
-    return model
 
 
 def record_transformers(
@@ -340,103 +255,3 @@ def place(name: str) -> tuple[int, int]:
         return (-1, 0) if name == ends[0] else (1 << 30, ends.index(name))
     parts = name.split(".")
     return int(parts[2]), ORDER.index(parts[-1]) if len(parts) > 3 else len(ORDER)
-
-
-@contextmanager
-def true_float64(model: Any) -> Iterator[None]:
-    """Within this block the code of a float64 model means float64 where it says float32."""
-    torch = require_torch()
-    module = importlib.import_module(type(model).__module__)
-
-    class Wide(ModuleType):
-        """torch, in which float32 is float64."""
-
-        float = float32 = torch.float64
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(torch, name)
-
-    with ExitStack() as stack:
-        stack.enter_context(mock.patch.object(module, "torch", Wide("torch")))
-        stack.enter_context(mock.patch.object(torch.Tensor, "float", torch.Tensor.double))
-        for part in model.modules():
-            if type(part).__name__.endswith("RotaryEmbedding"):
-                stack.enter_context(wide_tables(part))
-        yield
-
-
-@contextmanager
-def wide_tables(rotary: Any) -> Iterator[None]:
-    """Let a module make its tables of RoPE in float64, frequencies included."""
-    torch = require_torch()
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
-    make, forward = rotary.compute_default_rope_parameters, rotary.forward
-    if rotary.rope_type != "default":
-        make = ROPE_INIT_FUNCTIONS[rotary.rope_type]
-
-    def wide(function: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*args: Any, **kwargs: Any) -> Any:
-            usual = torch.get_default_dtype()
-            torch.set_default_dtype(torch.float64)  # of a whole number divided by another
-            try:
-                with mock.patch.multiple(torch, float=torch.float64, float32=torch.float64):
-                    return function(*args, **kwargs)
-            finally:
-                torch.set_default_dtype(usual)
-
-        return run
-
-    before = rotary.inv_freq, rotary.original_inv_freq
-    rotary.inv_freq = rotary.original_inv_freq = wide(make)(rotary.config)[0]
-    with mock.patch.object(rotary, "forward", wide(forward)):
-        try:
-            yield
-        finally:
-            rotary.inv_freq, rotary.original_inv_freq = before
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep progress bars and advice of transformers off the screen."""
-    logging: Any = importlib.import_module("transformers.utils.logging")
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def first_tensor(output: Any) -> Any:
-    """Return the first tensor in what a module gave, or None."""
-    torch = require_torch()
-    if isinstance(output, torch.Tensor):
-        return output
-    if isinstance(output, dict):
-        output = tuple(output.values())
-    if isinstance(output, (tuple, list)):
-        return next((t for t in map(first_tensor, output) if t is not None), None)
-    return None
-
-
-def to_array(tensor: Any) -> Array:
-    """Copy a tensor to the host; bfloat16 becomes float32, which holds all of it."""
-    torch = require_torch()
-    tensor = tensor.detach().cpu()
-    if tensor.dtype == torch.bfloat16:
-        tensor = tensor.float()
-    array: Array = tensor.contiguous().numpy().copy()
-    return array
-
-
-def require_torch() -> Any:
-    """Import torch; ImportError with the pip line if it is missing."""
-    try:
-        import torch
-    except ImportError:
-        raise ImportError("torch is missing: pip install torch") from None
-    return torch

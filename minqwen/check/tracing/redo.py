@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ...backend import Array
+from .step import Step
 from .step_variants import Variant
-from .trace_steps import Step
 
 LAYER = re.compile(r"layers\.(\d+)\.?")
 

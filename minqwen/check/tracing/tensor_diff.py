@@ -1,100 +1,39 @@
 """Two traces side by side: the first tensor that parts, why, and what becomes of the rest.
 
 1. Names are matched, and their tensors brought into our layout (tensor_layout.py).
-2. In the order of the computation each pair is compared, in units of rounding over the scale.
+2. In the order of the computation each pair is compared, in units of rounding over the scale
+   (closeness.py). Where both have NaN or infinity they agree, and it is said (not_finite.py).
 3. A tensor that differs is computed once more by our own step, from *their* inputs
-   (trace_steps.py). If that gives their numbers, the step is right and the difference came in
-   from before. If not, the step itself is different: here the two part.
-4. Such a step is done again with every known mistake (step_variants.py). One that gives their
-   numbers exactly is named; if none does, nothing is named but the pattern.
+   (trace_steps.py, redo.py). If that gives their numbers, the step is right and the difference
+   came in from before. If not, the step itself is different: here the two part.
+4. Such a step is done again with every known mistake, and with two at once (naming.py). What gives
+   their numbers exactly is named; if nothing does, nothing is named but the pattern.
 """
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 
 from ...backend import Array
-from ...model.config import QwenConfig
+from ...model.backbone import default_positions
+from ...model.config import QwenConfig, check_params
 from ...params import Params
-from ..difference import NAMES, TIME
-from ..limits import UNITS, limit
-from .redo import Change, Redo, place_of
-from .step_variants import variants
-from .tensor_layout import Match, axis_sizes, elementary, match_names, to_our_layout
-from .tensor_patterns import patterns, rounded
+from ..axes import TIME, index_name
+from ..limits import UNITS
+from ..patterns import patterns, rounded
+from .closeness import Closeness, narrowest
+from .diff_facts import Diff, Later, NotFinite, Parted, some
+from .naming import Naming
+from .not_finite import both_not_finite, describe
+from .redo import Redo
+from .step import Step
+from .tensor_layout import axis_sizes, elementary, match_names, to_our_layout
 from .trace_file import Trace
-from .trace_steps import Step, all_steps
+from .trace_steps import all_steps
 
-WORDS = {**NAMES, "one": "column"}
-SIMPLE = ("embedding", "rmsnorm", "residual", "reshape")  # steps that round a few times only
-SECONDS = 60.0  # for mistakes to be tried at one tensor
 GROWTH = 16.0  # a step may make rounding errors so many times larger, where it cannot be redone
-
-
-class Fit(NamedTuple):
-    """A known mistake that gives their numbers."""
-
-    name: str
-    says: str
-    kind: str  # of spec.KINDS
-    hint: str
-    units: float  # between its numbers and theirs
-    steps: tuple[str, ...]  # where it is made, if not in the step of the tensor itself
-
-
-class Parted(NamedTuple):
-    """What is to be said about a tensor that parts."""
-
-    name: str
-    theirs_name: str
-    shape: tuple[int, ...]
-    theirs_shape: tuple[int, ...]
-    problem: str  # a sentence, where the numbers cannot be compared at all
-    where: str = ""  # the first place in time, in words
-    ours: float = 0.0
-    theirs: float = 0.0
-    error: float = 0.0  # largest, over the scale of ours
-    units: float = 0.0  # the same, in units of rounding
-    wrong: int = 0
-    total: int = 0
-    patterns: tuple[str, ...] = ()
-    inputs: tuple[str, ...] = ()  # from which the step was done again
-    redone: bool = False
-    fits: tuple[Fit, ...] = ()
-
-
-class Later(NamedTuple):
-    """A step behind the first one that is different by itself, too."""
-
-    name: str
-    fits: tuple[Fit, ...]
-
-
-class Diff(NamedTuple):
-    """Everything that was found out about two traces."""
-
-    match: Match
-    order: list[str]  # of the pairs
-    dtype: str
-    right: list[str]  # before the first that parts
-    largest: float  # difference among them, in units
-    largest_name: str
-    parted: Parted | None
-    later: list[Later]
-    inherited: list[str]  # differ because something before does
-    unclear: list[str]  # differ, and could not be done again
-    layouts: dict[str, str]
-    notes: list[str]
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing parts."""
-        return self.parted is None
 
 
 class Comparison:
@@ -114,7 +53,6 @@ class Comparison:
         self.notes = [f"ours: {note}" for note in ours.notes]
         self.notes += [f"theirs: {note}" for note in theirs.notes]
         self.layouts: dict[str, str] = {}
-        self.mask = ours.tensors.get("attention_mask")
         self.pairs: dict[str, Array] = {}  # their tensors in our layout
         for name, other in self.match.names.items():
             turned = to_our_layout(theirs[other], ours[name], ours.axes[name], self.sizes)
@@ -122,24 +60,38 @@ class Comparison:
                 self.pairs[name] = turned[0]
                 if turned[1]:
                     self.layouts[name] = turned[1]
-        self.dtype = narrowest([ours, theirs], self.match)
         self.weightless = params is None
-        self.terms = max(64, *(n for letter, n in self.sizes.items() if letter != "V"), 0)
+        self.our_redo: Redo | None = None  # our steps on our own tensors
         self.redo = Redo(self.make_steps(params), self.their_values())
+        dtype = narrowest([ours, theirs], self.match)
+        self.close = Closeness(ours, dtype, self.sizes, self.redo, rtol)
+        self.naming = Naming(self.redo, self.close, self.pairs)
 
     def make_steps(self, params: Params | None) -> dict[str, list[Step]]:
-        """Return our steps, as many as the config and the weights allow."""
+        """Return our steps, as many as the config and the weights allow.
+
+        Raises:
+            ValueError: our trace does not fit together, or the weights are those of another model.
+        """
         if self.ours.config is None or "input_ids" not in self.ours:
             return {}
-        config = QwenConfig.from_dict(self.ours.config)
-        ids, positions = self.ours["input_ids"], self.ours["positions"]
-        past = (
-            "attention_mask" in self.ours and self.ours["attention_mask"].shape[1] != ids.shape[1]
-        )
+        try:
+            config = QwenConfig.from_dict(self.ours.config)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"the config of our trace cannot be read: {error}") from None
+        ids, mask = self.ours["input_ids"], self.ours.tensors.get("attention_mask")
+        past = mask is not None and mask.ndim == 2 and mask.shape[1:] != ids.shape[1:]
         if past or any(name.startswith("call1.") for name in self.ours):
             self.notes.append("a KV cache was in use, so steps are not done again")
             return {}
-        return all_steps(config, params or {}, ids, positions, self.mask)
+        require_inputs(self.ours, config)
+        if params is not None:
+            check_params(params, config, where="the weights")
+        positions = self.ours.tensors.get("positions")
+        if positions is None:  # a trace made by others
+            positions = default_positions(mask, 0, ids.shape[1])
+        segments = self.ours.tensors.get("segments")
+        return all_steps(config, params or {}, ids, positions, mask, segments)
 
     def their_values(self) -> dict[str, Array]:
         """Return their tensors in float64, whole numbers as they are; ids are ours if they lack."""
@@ -150,70 +102,16 @@ class Comparison:
             have.setdefault("input_ids", self.ours["input_ids"])
         return have
 
-    def allowed(self, name: str) -> float:
-        """Return how many units off is no difference: a sum over the steps that are done again."""
-        if self.rtol is not None:
-            return self.rtol / UNITS[self.dtype]
-        half = 2 if UNITS[self.dtype] > 1e-4 else 1
-        chain = self.redo.chain(name)
-        units = 0.0 if chain else limit(self.dtype, self.terms, 4) * half
-        for step in chain:
-            simple = step.kind in SIMPLE
-            units += limit(self.dtype, 64 if simple else self.terms, 1 if simple else 4) * half
-            if step.kind == "rope":  # an angle of p radians is rounded to p units
-                units += 4 * float(np.max(self.ours["positions"], initial=0))
-            if step.kind in ("probs", "attention"):  # exp turns a score's error into a share
-                q, k = (self.redo.value(one) for one in step.inputs[:2])
-                if q is not None and k is not None:
-                    long = [float(np.sqrt((x * x).sum(axis=-1).max(initial=0.0))) for x in (q, k)]
-                    units += 4 * math.prod(long) * q.shape[-1] ** -0.5
-        return units
-
-    def off(self, name: str, theirs: Array, ours: Array | None) -> Array:
-        """Return how far apart two tensors are, each entry over the scale of ours; padding is 0."""
-        if ours is None or ours.shape != theirs.shape:
-            return np.full(theirs.shape, np.inf)
-        if theirs.dtype.kind in "iub" and ours.dtype.kind in "iub":
-            off = np.where(theirs == ours, 0.0, np.inf)
-        else:
-            theirs, ours = theirs.astype(np.float64), ours.astype(np.float64)
-            finite = np.isfinite(ours)
-            scale = float(np.abs(np.where(finite, ours, 0.0)).max(initial=0.0)) or 1.0
-            with np.errstate(invalid="ignore"):
-                off = np.abs(theirs - ours) / scale
-            same = (theirs == ours) | (np.isnan(theirs) & np.isnan(ours))
-            off = np.where(same, 0.0, np.where(np.isfinite(off), off, np.inf))
-        real = self.real_entries(name, off)
-        return off if real is None else np.where(real, off, 0.0)
-
-    def real_entries(self, name: str, like: Array) -> Array | None:
-        """Return which entries belong to real tokens, None if all do."""
-        letters = self.ours.axes.get(name, "").split()
-        fits = letters and len(letters) == like.ndim
-        if self.mask is None or not fits or name == "attention_mask":
-            return None
-        if letters[0] == "N":
-            return self.mask.reshape(-1, *[1] * (like.ndim - 1))
-        if letters[0] == "B" and "T" in letters:
-            shape = [1] * like.ndim
-            shape[0], shape[letters.index("T")] = self.mask.shape
-            return self.mask.reshape(shape)
-        return None
-
-    def units(self, off: Array) -> float:
-        """Return the largest difference in units of rounding."""
-        return float(off.max(initial=0.0)) / UNITS[self.dtype]
-
     def walk(self) -> Diff:
         """Compare all pairs in the order of the computation."""
         order = [name for name in self.ours if name in self.match.names]
         right: list[str] = []
         largest, largest_name, carried = 0.0, "", 0.0
+        not_finite: NotFinite | None = None
         parted: Parted | None = None
         later: list[Later] = []
         inherited: list[str] = []
         unclear: list[str] = []
-        found: dict[str, tuple[Change, ...]] = {}
         for name in order:
             if name not in self.pairs:
                 if parted is None:
@@ -221,48 +119,98 @@ class Comparison:
                 else:
                     unclear.append(name)
                 continue
+            if not_finite is None:
+                not_finite = self.not_finite(name, order)
             theirs = self.pairs[name]
-            off = self.off(name, theirs, self.ours[name])
-            units, allowed = self.units(off), self.allowed(name)
+            off = self.close.off(name, theirs, self.ours[name])
+            units, allowed = self.close.units(off), self.close.allowed(name)
             if units > allowed:
                 ours = self.redo.predict(name)
-                if ours is not None and self.units(self.off(name, theirs, ours)) <= allowed:
+                again = self.close.units(self.close.off(name, theirs, ours))
+                if ours is not None and again <= allowed:
+                    if parted is None and not self.follows(name, allowed):
+                        parted = self.does_not_follow(name)
+                        continue
                     inherited.append(name)
                     carried = carried if parted else max(carried, units)
                     continue
                 known = ours is not None
-                if known or parted is None:
-                    grown = not known and self.rtol is None and units <= GROWTH * carried
-                    if parted is not None:
-                        later.append(Later(name, self.fits(name, allowed, found)[0]))
-                        continue
-                    if not grown:
-                        parted = self.describe(name, off, allowed, known, found)
-                        continue
-                else:
+                if parted is not None and known:
+                    later.append(Later(name, self.naming.fits(name, allowed)))
+                    continue
+                if parted is not None:
                     unclear.append(name)
                     continue
+                if known or self.rtol is not None or units > GROWTH * carried:
+                    parted = self.describe(name, off, allowed, known)
+                    continue
             if parted is None:
-                right.append(name)
                 carried = max(carried, units)
-                if units >= largest:
-                    largest, largest_name = units, name
+                if not_finite is None:
+                    right.append(name)
+                    if units >= largest:
+                        largest, largest_name = units, name
         if parted is not None and self.weightless:
             self.notes.append("steps with weights could not be done again: give --weights FOLDER")
         return Diff(
             self.match,
             order,
-            self.dtype,
+            self.close.dtype,
             right,
             largest,
             largest_name,
+            not_finite,
             parted,
             later,
             inherited,
             unclear,
             self.layouts,
-            self.notes,
+            self.notes + self.naming.notes,
         )
+
+    def follows(self, name: str, allowed: float) -> bool:
+        """Say whether our tensor is what our step gives from our own inputs."""
+        if self.our_redo is None:
+            wide = {
+                n: x if x.dtype.kind in "iub" else x.astype(np.float64)
+                for n, x in self.ours.tensors.items()
+            }
+            self.our_redo = Redo(self.redo.steps, wide)
+        want = self.our_redo.predict(name)
+        return (
+            want is None or self.close.units(self.close.off(name, self.ours[name], want)) <= allowed
+        )
+
+    def does_not_follow(self, name: str) -> Parted:
+        """Report a tensor of ours that is not made of ours, where theirs is."""
+        other = self.match.names[name]
+        says = (
+            "theirs is what our step gives from its inputs, ours is not: the file of ours was "
+            "changed, or made with other weights or by another version"
+        )
+        return Parted(name, other, self.ours[name].shape, self.theirs[other].shape, says)
+
+    def not_finite(self, name: str, order: Sequence[str]) -> NotFinite | None:
+        """Report a tensor where both have NaN or infinity at the same places, else None."""
+        holes = self.holes(name)
+        if not holes.any():
+            return None
+        behind = [n for n in order[order.index(name) + 1 :] if n in self.pairs]
+        too = sum(bool(self.holes(n).any()) for n in behind)
+        letters, lengths = self.cut(name)
+        theirs, holes = (x.reshape(lengths) for x in (self.pairs[name], holes))
+        other = self.match.names[name]
+        return describe(name, other, theirs, holes, letters, self.redo, (len(behind), too))
+
+    def holes(self, name: str) -> Array:
+        """Return where both have a number that is not finite."""
+        theirs = self.pairs[name]
+        real = self.close.real_entries(name, theirs)
+        return both_not_finite(self.ours[name], theirs, real)
+
+    def cut(self, name: str) -> tuple[list[str], list[int]]:
+        """Return letters and lengths of our tensor's axes, joined ones cut."""
+        return elementary(self.ours[name].shape, self.ours.axes[name], self.sizes)
 
     def other_shape(self, name: str) -> Parted:
         """Report a tensor whose shape cannot be made ours."""
@@ -278,34 +226,26 @@ class Comparison:
             return str(shape)
         return "(" + ", ".join(f"{a}={n}" for a, n in zip(letters, shape, strict=True)) + ")"
 
-    def describe(
-        self,
-        name: str,
-        off: Array,
-        allowed: float,
-        known: bool,
-        found: dict[str, tuple[Change, ...]],
-    ) -> Parted:
+    def describe(self, name: str, off: Array, allowed: float, known: bool) -> Parted:
         """Report the first tensor that parts."""
         other, ours, theirs = self.match.names[name], self.ours[name], self.pairs[name]
-        close = allowed * UNITS[self.dtype]
-        letters, lengths = elementary(ours.shape, self.ours.axes[name], self.sizes)
+        close = allowed * UNITS[self.close.dtype]
+        letters, lengths = self.cut(name)
         wrong = (off > close).reshape(lengths)
         order = sorted(range(len(lengths)), key=lambda i: (letters[i] not in TIME, i))
         first = np.argwhere(wrong.transpose(order))[0]
         spot = tuple(int(first[order.index(i)]) for i in range(len(lengths)))
         words = ", ".join(
-            f"{WORDS.get(a, a) or f'axis {i}:'} {n}"
-            for i, (a, n) in enumerate(zip(letters, spot, strict=True))
+            f"{index_name(a, i)} {n}" for i, (a, n) in enumerate(zip(letters, spot, strict=True))
         )
-        fits, inputs = self.fits(name, allowed, found) if known else ((), ())
+        fits = self.naming.fits(name, allowed, two=True) if known else ()
         # what the step should have given: from their inputs, if it could be done again
         want = self.redo.predict(name) if known else None
-        told = self.told(name, ours if want is None else want, theirs, letters, lengths, close)
+        told = self.told(name, ours if want is None else want, theirs, close)
         if not fits:
             if not told:
                 told = self.elsewhere(name, theirs, close)
-            told += rounded(ours, theirs)
+            told += rounded(theirs, ours)
         return Parted(
             name,
             other,
@@ -316,38 +256,30 @@ class Comparison:
             float(ours.reshape(lengths)[spot]),
             float(theirs.reshape(lengths)[spot]),
             float(off.max()),
-            self.units(off),
+            self.close.units(off),
             int(wrong.sum()),
             int(wrong.size),
             tuple(told),
-            inputs or self.redo.inputs(name),
+            self.redo.inputs(name),
             known,
             fits,
         )
 
-    def told(
-        self,
-        name: str,
-        ours: Array,
-        theirs: Array,
-        letters: list[str],
-        lengths: Sequence[int],
-        close: float,
-    ) -> list[str]:
+    def told(self, name: str, ours: Array, theirs: Array, close: float) -> list[str]:
         """Return the pattern of a difference; entries of padding are taken as equal."""
-        ours, theirs = ours.astype(np.float64), theirs.astype(np.float64)
-        real = self.real_entries(name, ours)
+        letters, lengths = self.cut(name)
+        wrong = self.close.off(name, theirs, ours) > close
+        theirs, whole = theirs.astype(np.float64), ours.dtype.kind in "iub"
+        ours = ours.astype(np.float64)
+        real = self.close.real_entries(name, ours)
         if real is not None:
             theirs = np.where(real, theirs, ours)
         scale = float(np.abs(ours[np.isfinite(ours)]).max(initial=0.0)) or 1.0
-        sizes = (
-            {**self.sizes, "T": self.ours["input_ids"].shape[-1]}
-            if "input_ids" in self.ours
-            else self.sizes
-        )
-        return patterns(
-            ours.reshape(lengths), theirs.reshape(lengths), letters, close * scale, sizes
-        )
+        sizes = dict(self.sizes)
+        if "input_ids" in self.ours:
+            sizes["T"] = self.ours["input_ids"].shape[-1]
+        got, want, wrong = (x.reshape(lengths) for x in (theirs, ours, wrong))
+        return patterns(got, want, wrong, letters, close * scale, sizes, whole)
 
     def elsewhere(self, name: str, theirs: Array, close: float) -> list[str]:
         """Say so when theirs is another tensor of ours."""
@@ -359,94 +291,27 @@ class Comparison:
                     return [f"it is our {other}"]
         return []
 
-    def fits(
-        self, name: str, allowed: float, found: dict[str, tuple[Change, ...]]
-    ) -> tuple[tuple[Fit, ...], tuple[str, ...]]:
-        """Return the known mistakes that give their numbers, and the inputs that were used.
 
-        A mistake that was found at the same place of another layer is tried first, and alone if it
-        fits; `found` remembers.
-        """
-        place = place_of(name)
-        before = self.try_all(name, allowed, iter(found.get(place, ())))
-        good = before or self.try_all(name, allowed, self.changes(name))
-        if good:
-            found.setdefault(place, tuple(change for change, _ in good))
-        fits = [
-            Fit(v.name, v.says, v.kind, v.hint, units, self.changed_steps(name, change))
-            for change, units in good
-            for v in (change.variant,)
-        ]
-        return tuple(distinct(fits)), self.redo.inputs(name)
-
-    def changes(self, name: str) -> Iterator[Change]:
-        """Yield the mistakes that can be made in the steps from their tensors to this one.
-
-        Where that is more than one step, a mistake is tried wherever it can be made, and at each
-        place alone.
-        """
-        chain = self.redo.chain(name)
-        done = set()
-        for step in chain:
-            inputs = tuple(self.redo.value(one) for one in step.inputs)
-            if any(x is None for x in inputs):
-                continue
-            aim = self.pairs[name] if step.name == name else None
-            for variant in variants(step, inputs, aim):  # type: ignore[arg-type]
-                for place in (None, place_of(step.name)) if len(chain) > 1 else (None,):
-                    if (variant.name, place) not in done:
-                        done.add((variant.name, place))
-                        yield Change(variant, place)
-
-    def try_all(
-        self, name: str, allowed: float, changes: Iterator[Change]
-    ) -> list[tuple[Change, float]]:
-        """Return the changes that give their numbers, and how nearly."""
-        good = []
-        until = time.monotonic() + SECONDS
-        for change in changes:
-            units = self.change_units(name, change)
-            if units <= allowed:
-                good.append((change, units))
-            if time.monotonic() > until:
-                note = f"not every known mistake was tried at {name}: it takes too long"
-                self.notes.append(note)
-                break
-        return good
-
-    def changed_steps(self, name: str, change: Change) -> tuple[str, ...]:
-        """Return the places at which a change acts, in the order of the computation."""
-        steps = [s for s in reversed(self.redo.chain(name)) if change.at(s)]
-        places = [s.name.rpartition(".")[2] for s in steps if s.name != name]
-        return tuple(dict.fromkeys(places))
-
-    def change_units(self, name: str, change: Change) -> float:
-        """Return how far a mistake's numbers are from theirs."""
-        try:
-            ours = self.redo.predict(name, change)
-        except Exception:  # a changed line may break on these inputs: then it is not this mistake
-            return math.inf
-        return self.units(self.off(name, self.pairs[name], ours))
-
-
-def distinct(fits: Sequence[Fit]) -> list[Fit]:
-    """Leave out what is the same mistake of another spec, best first."""
-    seen: dict[str, Fit] = {}
-    for fit in sorted(fits, key=lambda fit: fit.units):
-        seen.setdefault(fit.name.rpartition(".")[2], fit)
-    return list(seen.values())
-
-
-def narrowest(traces: Sequence[Trace], match: Match) -> str:
-    """Return the least precise dtype of what is compared."""
-    names = {
-        x.dtype.name
-        for trace, used in zip(traces, (match.names, match.names.values()), strict=True)
-        for x in (trace[name] for name in used)
-    }
-    names |= {str(trace.more["dtype"]) for trace in traces if "dtype" in trace.more}
-    known = [name for name in names if name in UNITS]
-    return max(known, key=lambda name: UNITS[name], default="float32")
+def require_inputs(ours: Trace, config: QwenConfig) -> None:
+    """Raise ValueError unless ids, positions and masks of our trace fit together."""
+    ids = ours["input_ids"]
+    if ids.ndim != 2 or ids.dtype.kind not in "iu":
+        raise ValueError(f"our input_ids must be integers (B, T), got {ids.dtype} {ids.shape}")
+    if ids.size and not 0 <= ids.min() <= ids.max() < config.vocab_size:
+        raise ValueError(
+            f"our input_ids must be in [0, V={config.vocab_size}), "
+            f"got values from {ids.min()} to {ids.max()}"
+        )
+    for name, kinds, shapes in (
+        ("positions", "iu", (ids.shape, ids.shape[1:])),
+        ("attention_mask", "b", (ids.shape,)),
+        ("segments", "iu", (ids.shape,)),
+    ):
+        x = ours.tensors.get(name)
+        if x is not None and (x.dtype.kind not in kinds or x.shape not in shapes):
+            need = "true or false" if kinds == "b" else "integers"
+            where = " or ".join(map(str, shapes))
+            raise ValueError(f"our {name} must be {need} {where}, got {x.dtype} {x.shape}")
 
 
 def compare_traces(
@@ -467,7 +332,8 @@ def compare_traces(
         rtol: a difference over the scale of a tensor that is none; None: a few units of rounding.
 
     Raises:
-        ValueError: `names` names a tensor that is not there, or nothing can be compared.
+        ValueError: `names` names a tensor that is not there, nothing can be compared, our trace
+            does not fit together, or the weights do not fit it.
     """
     comparison = Comparison(ours, theirs, params, names, rtol)
     if not comparison.match.names:
@@ -476,29 +342,3 @@ def compare_traces(
             f"ours are {some(list(ours))}; theirs are {some(list(theirs))}"
         )
     return comparison.walk()
-
-
-def some(names: Sequence[str], most: int = 4) -> str:
-    """Join the first names of a list."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
-def as_dict(diff: Diff) -> dict[str, Any]:
-    """Return everything as plain data for JSON."""
-    facts = diff._asdict()
-    facts["match"] = diff.match._asdict()
-    facts["parted"] = None if diff.parted is None else plain(diff.parted)
-    facts["later"] = [plain(one) for one in diff.later]
-    return {"ok": diff.ok, **facts}
-
-
-def plain(value: Any) -> Any:
-    """Return nested NamedTuples as dicts; a number that JSON lacks becomes null."""
-    if hasattr(value, "_asdict"):
-        return {name: plain(part) for name, part in value._asdict().items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(part) for part in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -90,6 +90,9 @@ def our_names(theirs: str) -> Iterable[str]:
 def axis_sizes(config: dict[str, Any] | None) -> dict[str, int]:
     """Return the sizes of a model by their letters.
 
+    Raises:
+        ValueError: one is no whole number.
+
     >>> axis_sizes({"num_attention_heads": 4, "hidden_size": 8})["Dh"]
     2
     """
@@ -102,6 +105,9 @@ def axis_sizes(config: dict[str, Any] | None) -> dict[str, int]:
         **{"Fe": "moe_intermediate_size", "Fs": "shared_expert_intermediate_size"},
     }
     sizes = {letter: config.get(field) or 0 for letter, field in fields.items()}
+    for letter, size in sizes.items():
+        if not isinstance(size, int) or size < 0:
+            raise ValueError(f"the config of our trace has {fields[letter]} {size!r}, not a number")
     if sizes["H"] and not sizes["Hkv"]:
         sizes["Hkv"] = sizes["H"]
     if sizes["H"] and not sizes["Dh"]:

@@ -13,6 +13,8 @@ model's files stay as a reader sees them, and a traced run gives the same bits a
                        has "call1." before its names, the third "call2."
     its way back       grad.logits, grad.model.layers.1 (the gradient that arrives behind block 1),
                        grad.model.layers.1.mlp.down_proj.weight, ..., grad.model.embed_tokens
+    another head       a model that calls backbone_forward and is none of language: the same names
+                       up to model.norm
     another function   rope_forward alone: rope.y, and what its cache holds, rope.cos, rope.sin
 
 One thread at a time is traced, the one that opened the block.
@@ -31,19 +33,17 @@ import numpy as np
 
 from ...backend import Array, to_numpy
 from ...layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
+from ...model.backbone import BackboneCache, backbone_backward, backbone_forward
 from ...model.config import QwenConfig
 from ...model.decoder_block import decoder_block_backward, decoder_block_forward
-from ...model.language_model import (
-    LanguageModelCache,
-    language_model_backward,
-    language_model_forward,
-)
+from ...model.language_model import language_model_backward, language_model_forward
 from ...params import Params, unscope
 from .trace_file import Trace
 from .trace_names import MOST_PROBS, names_of
 
-MODEL, BLOCK = language_model_forward.__code__, decoder_block_forward.__code__
-MODEL_BACK, BLOCK_BACK = language_model_backward.__code__, decoder_block_backward.__code__
+MODEL, MODEL_BACK = language_model_forward.__code__, language_model_backward.__code__
+BACKBONE, BACKBONE_BACK = backbone_forward.__code__, backbone_backward.__code__
+BLOCK, BLOCK_BACK = decoder_block_forward.__code__, decoder_block_backward.__code__
 PACKAGE = __name__.partition(".")[0]
 
 
@@ -57,7 +57,7 @@ def trace(most_probs: int = MOST_PROBS) -> Iterator[Trace]:
     Yields:
         A Trace, which fills as functions return.
 
-    >>> from ..layers.rmsnorm import rmsnorm_forward
+    >>> from minqwen.layers.rmsnorm import rmsnorm_forward
     >>> with trace() as t:
     ...     _ = rmsnorm_forward(np.array([3.0, 4.0]), np.ones(2), eps=0.0)
     >>> t["rmsnorm.y"].round(4), list(t)
@@ -121,7 +121,10 @@ class Listener:
     def __init__(self, found: Trace, most_probs: int) -> None:
         self.found, self.most_probs = found, most_probs
         self.blocks: list[Any] = []  # what the blocks of the running pass returned
+        self.blocks_back: list[Any] = []  # of the way back that ended last
         self.depth = 0  # of our functions that are running
+        self.call = ""  # "call1." before the names of the second pass
+        self.below = False  # a backbone ran in the function that is running: its names are given
         self.calls = self.backs = 0
         self.alone_calls: Counter[str] = Counter()
         self.ours: dict[CodeType, bool] = {}
@@ -139,14 +142,20 @@ class Listener:
         self.depth -= 1
         if result is None:  # it raised
             self.blocks = self.blocks if self.depth else []
+        elif code is BACKBONE:
+            self.backbone(frame.f_locals, *result)
         elif code is MODEL:
-            self.model(frame.f_locals, *result)
+            self.found.add(f"{self.call}logits", "B T V", result[0])
+        elif code is BACKBONE_BACK:
+            self.blocks_back, self.blocks = self.blocks, []
         elif code is MODEL_BACK:
             self.model_back(frame.f_locals, result)
         elif code in (BLOCK, BLOCK_BACK) and self.depth:
             self.blocks.append((frame.f_locals["dy"] if code is BLOCK_BACK else None, *result))
         elif self.depth == 0:
             self.alone(code.co_name, result)
+        if self.depth == 0:
+            self.below = False
 
     def is_ours(self, code: CodeType, frame: FrameType) -> bool:
         """Say whether this is a forward or backward function of ours."""
@@ -157,20 +166,23 @@ class Listener:
             known = self.ours[code] = named and module.startswith(PACKAGE + ".")
         return known
 
-    def model(self, here: dict[str, Any], logits: Array, cache: LanguageModelCache | None) -> None:
+    def backbone(self, here: dict[str, Any], hidden: Array, cache: BackboneCache | None) -> None:
         """Give names to everything of a forward pass; `here` are its local variables."""
-        call = f"call{self.calls}." if self.calls else ""
+        call = self.call = f"call{self.calls}." if self.calls else ""
+        self.below = True
         blocks, self.blocks, self.calls = self.blocks, [], self.calls + 1
         params, config = here["params"], here["config"]
         if cache is None:  # the model keeps nothing, but its blocks returned their caches
-            fields = (here["embedding"], here["dropout"], [c for _, _, c in blocks])
-            cache = LanguageModelCache(*fields, here["norm"], here["head"], False)
+            kept = [c for _, _, c in blocks]
+            cache = BackboneCache(here["embedding"], here["dropout"], kept, here["norm"])
         add = self.found.add
         add(f"{call}input_ids", "B T", here["input_ids"])
         positions = to_numpy(here["positions"])
         add(f"{call}positions", "B T" if positions.ndim == 2 else "T", positions)
         if here["real"] is not None:
             add(f"{call}attention_mask", "B S", here["real"])
+        if here["segments"] is not None:
+            add(f"{call}segments", "B T", here["segments"])
         outputs = [y for _, y, _ in blocks]
         for name, axes, value in names_of(cache, config, params, outputs, self.most_probs):
             add(call + name, axes, value)
@@ -185,7 +197,7 @@ class Listener:
     def model_back(self, here: dict[str, Any], grads: Params) -> None:
         """Give names to the gradients, in the order in which they come."""
         call = f"call{self.backs}." if self.backs else ""
-        blocks, self.blocks, self.backs = self.blocks, [], self.backs + 1
+        blocks, self.blocks_back, self.backs = self.blocks_back, [], self.backs + 1
         left = dict(grads)
         add = self.found.add
 
@@ -215,7 +227,7 @@ class Listener:
         parts = result if isinstance(result, tuple) else (result,)
         if way == "forward" and len(parts) >= 2 and hasattr(parts[-1], "_fields"):
             outputs = {"y" if len(parts) == 2 else f"y{i}": y for i, y in enumerate(parts[:-1])}
-            kept = parts[-1]._asdict()
+            kept = {} if self.below else parts[-1]._asdict()
         else:
             outputs, kept = {str(i): y for i, y in enumerate(parts)}, {}
         for field, value in arrays_in({**outputs, **kept}, prefix):

@@ -30,6 +30,7 @@ from ...model.checkpoint import named_dtype, read_npz
 from ...model.config import QwenConfig
 
 METADATA = "__metadata__"  # what an .npz file calls it
+ENDINGS = (".safetensors", ".npz")
 
 
 class Trace:
@@ -102,11 +103,13 @@ class Trace:
         """Write the file, whole or not at all.
 
         Raises:
+            ValueError: the name does not end as one of the two formats does.
             ImportError: the name does not end in .npz and safetensors is missing; the pip line.
             ValueError: .npz cannot hold bfloat16.
             OSError: the file cannot be written.
         """
         path = Path(path)
+        require_ending(path)
         tensors = {name: np.ascontiguousarray(value) for name, value in self.tensors.items()}
         for name, value in self.tensors.items():
             tensors[name] = tensors[name].reshape(value.shape)  # a single number keeps its shape ()
@@ -149,8 +152,12 @@ class Trace:
         else:
             tensors, facts = read_safetensors(path)
         found = cls()
+        other = {name: x.dtype for name, x in tensors.items() if not holds_numbers(x)}
+        tensors = {name: x for name, x in tensors.items() if name not in other}
         facts = {name: value for name, text in facts.items() if (value := _json(text)) is not None}
         order = facts.pop("order", None)
+        if isinstance(order, list):
+            order = [name for name in order if name not in other]
         found.ordered = isinstance(order, list) and set(order) == set(tensors)
         if not found.ordered:
             order = list(tensors)
@@ -161,6 +168,8 @@ class Trace:
         config, notes, versions = (facts.pop(n, None) for n in ("config", "notes", "versions"))
         found.config = config if isinstance(config, dict) else None
         found.notes = [str(note) for note in notes] if isinstance(notes, list) else []
+        for name, dtype in other.items():
+            found.note(f"{name} is left out: its dtype is {dtype}, not real numbers")
         found.versions = versions if isinstance(versions, dict) else {}
         found.more = facts
         return found
@@ -181,7 +190,28 @@ def read_safetensors(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
                 named_dtype("bfloat16")  # NumPy learns of bfloat16 by this import
             return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is no safetensors file, or is cut off: {error}") from None
+        kind = "is no safetensors file, or is cut off"
+        if path.suffix not in ENDINGS:
+            kind = f"is no safetensors file; a file of tensors ends in {' or '.join(ENDINGS)}"
+        raise ValueError(f"{path} {kind}: {error}") from None
+
+
+def require_ending(path: Path) -> None:
+    """Raise ValueError unless the name says which format the file has.
+
+    >>> require_ending(Path("ours.npz"))
+    """
+    if path.suffix not in ENDINGS:
+        raise ValueError(f"{path} must end in {' or '.join(ENDINGS)}: these are the formats")
+
+
+def holds_numbers(x: Array) -> bool:
+    """Say whether an array holds real numbers: those of ml_dtypes (bfloat16) too.
+
+    >>> holds_numbers(np.zeros(2)), holds_numbers(np.array(["a"])), holds_numbers(np.array([1j]))
+    (True, False, False)
+    """
+    return x.dtype.kind in "biuf" or "float" in x.dtype.name
 
 
 def require_safetensors() -> Any:

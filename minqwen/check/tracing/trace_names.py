@@ -38,9 +38,9 @@ from ...layers.rope import RopeCache, rope_forward
 from ...layers.swiglu import SwigluCache
 from ...long_context.dual_chunk import DualChunkCache
 from ...long_context.logn import logn_forward
+from ...model.backbone import BackboneCache
 from ...model.config import QwenConfig
 from ...model.decoder_block import DecoderBlockCache
-from ...model.language_model import LanguageModelCache
 from ...model.self_attention import SelfAttentionCache, split_heads
 from ...params import Params, scope
 
@@ -56,23 +56,23 @@ class Named(NamedTuple):
 
 
 def names_of(
-    cache: LanguageModelCache,
+    cache: BackboneCache,
     config: QwenConfig,
     params: Params,
     outputs: Sequence[Array] | None = None,
     most_probs: int = MOST_PROBS,
 ) -> Iterator[Named]:
-    """Yield every intermediate of a forward pass.
+    """Yield every intermediate of a forward pass but the logits.
 
     Args:
-        cache: of language_model_forward.
+        cache: of backbone_forward.
         config: of the model.
         params: of the model; only the biases are read.
         outputs: of each block, where the cache does not tell: the last one after `last_only`.
         most_probs: layers with more attention probabilities than this leave them out.
 
     Yields:
-        Named, with values on the host, from the embedding to the logits.
+        Named, with values on the host, from the embedding to the last norm.
     """
     if outputs is None:
         outputs = [block.input_norm.x for block in cache.blocks[1:]] + [cache.norm.x]
@@ -84,7 +84,6 @@ def names_of(
             yield named(f"{layer}.{name}", axes, value)
         yield named(layer, "B T D", y)
     yield named("model.norm", "B T D", normed(cache.norm, config))
-    yield named("logits", "B T V", linear(cache.head))
 
 
 def block_names(
@@ -195,8 +194,9 @@ def probabilities(cache: BlockAttentionCache) -> Array:
     """Return the attention weights of all queries and keys, (B, H, T, S), out of the kept lse."""
     (rows, T, G, _), S = cache.q.shape, cache.k.shape[1]
     B, H = cache.shape[:2]
+    everything = slice(0, T), slice(0, S)
     scores = tile_scores(
-        cache.q, cache.k, cache.padding_bias, slice(0, T), slice(0, S), cache.window
+        cache.q, cache.k, cache.padding_bias, *everything, cache.window, cache.segments
     )
     scores = scores.reshape(rows, T, G, S) - cache.lse
     probs: Array = array_module(scores).exp(scores).swapaxes(1, 2).reshape(B, H, T, S)
