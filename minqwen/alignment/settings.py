@@ -19,6 +19,20 @@ from typing import Any
 from ..training.settings import require_in, require_kinds, require_optimizer, require_whole
 
 
+def _require_stage(settings: Any) -> None:
+    """Raise ValueError unless the fields that SFT, reward model and DPO share make sense."""
+    s = settings
+    require_whole(
+        s,
+        **{"steps": 1, "batch_size": 1, "accumulate": 1, "context_length": 2},
+        **{"warmup_steps": 0, "seed": 0, "checkpoint_every": 1, "eval_every": 0},
+    )
+    require_kinds(s)
+    require_optimizer(s)
+    fits = s.accumulate <= s.batch_size
+    require_in(s, "accumulate", fits, f"at most batch_size={s.batch_size}")
+
+
 def to_json(settings: Any) -> dict[str, Any]:
     """Return the fields of settings as JSON can hold them: no clipping is written as None."""
     return asdict(settings) | {
@@ -58,16 +72,8 @@ class SftSettings:
 
     def __post_init__(self) -> None:
         """Refuse impossible values, naming the field."""
-        require_whole(
-            self,
-            **{"steps": 1, "batch_size": 1, "accumulate": 1, "context_length": 2},
-            **{"warmup_steps": 0, "seed": 0, "checkpoint_every": 1, "eval_every": 0},
-        )
-        require_kinds(self)
-        require_optimizer(self)
+        _require_stage(self)
         require_in(self, "dropout", 0 <= self.dropout < 1, "in [0, 1)")
-        fits = self.accumulate <= self.batch_size
-        require_in(self, "accumulate", fits, f"at most batch_size={self.batch_size}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold."""
@@ -104,16 +110,8 @@ class RewardSettings:
 
     def __post_init__(self) -> None:
         """Refuse impossible values, naming the field."""
-        require_whole(
-            self,
-            **{"steps": 1, "batch_size": 1, "accumulate": 1, "context_length": 2},
-            **{"warmup_steps": 0, "seed": 0, "checkpoint_every": 1, "eval_every": 0},
-        )
-        require_kinds(self)
-        require_optimizer(self)
+        _require_stage(self)
         require_in(self, "center_coef", 0 <= self.center_coef < math.inf, "0 or more")
-        fits = self.accumulate <= self.batch_size
-        require_in(self, "accumulate", fits, f"at most batch_size={self.batch_size}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold."""
@@ -151,17 +149,9 @@ class DpoSettings:
 
     def __post_init__(self) -> None:
         """Refuse impossible values, naming the field."""
-        require_whole(
-            self,
-            **{"steps": 1, "batch_size": 1, "accumulate": 1, "context_length": 2},
-            **{"warmup_steps": 0, "seed": 0, "checkpoint_every": 1, "eval_every": 0},
-        )
-        require_kinds(self)
-        require_optimizer(self)
+        _require_stage(self)
         require_in(self, "beta", 0 < self.beta < math.inf, "positive")
         require_in(self, "reduction", self.reduction in ("sum", "mean"), "sum or mean")
-        fits = self.accumulate <= self.batch_size
-        require_in(self, "accumulate", fits, f"at most batch_size={self.batch_size}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold."""
@@ -229,7 +219,8 @@ class PpoSettings:
             require_in(self, name, 0 <= getattr(self, name) <= 1, "in [0, 1]")
         for name in ("kl_coef", "entropy_coef", "ptx_coef", "eps", "weight_decay"):
             require_in(self, name, 0 <= getattr(self, name) < math.inf, "0 or more")
-        require_in(self, "missing_end_penalty", math.isfinite(self.missing_end_penalty), "finite")
+        penalty = self.missing_end_penalty
+        require_in(self, "missing_end_penalty", 0 <= penalty < math.inf, "0 or more")
         require_in(self, "top_p", 0 < self.top_p <= 1, "in (0, 1]")
         require_in(self, "max_norm", self.max_norm > 0, "positive")
         require_in(self, "dtype", self.dtype in ("float32", "float64"), "float32 or float64")

@@ -86,7 +86,7 @@ def require_own(folder: Path) -> None:
     """
     if whole(folder / "checkpoint").exists():
         return
-    for name in ("metrics.jsonl", "loss.png", "metrics.png"):
+    for name in ("metrics.jsonl", "loss.png", "metrics.png", "calibration.png"):
         path = folder / name
         if path.exists() and path.stat().st_size > 0:
             raise FileExistsError(f"{path} is not of a run, {folder} has no checkpoint")
