@@ -3,10 +3,17 @@
     minqwen lab long-context --out lab
     minqwen lab long-context --out lab-quick --quick
     minqwen lab moe --out lab-moe
+    minqwen lab alignment --out lab-alignment
+    minqwen lab code --out lab-code
+    minqwen lab math --out lab-math
+    minqwen lab instructions --out lab-instructions
 
 long-context trains a small model on short texts and reads long ones with every technique. moe
 trains a dense model, experts from scratch, and experts cut from the dense model, on the same text.
-Both write index.html, table.md, plots and results.json. The same command goes on where it was
+alignment goes through SFT, reward models, PPO and DPO in a small world whose true reward is known;
+code continues a base on code and fine-tunes it in stages; math fine-tunes on exam questions, with
+the loss on answers or on everything; instructions puts tasks into pretraining.
+All write index.html, table.md, plots and results.json. The same command goes on where it was
 stopped.
 """
 
@@ -23,13 +30,13 @@ from typing import Any
 
 from .files import require_seed
 
-EXPERIMENTS = ("long-context", "moe")
+EXPERIMENTS = ("long-context", "moe", "alignment", "code", "math", "instructions")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `minqwen lab`."""
-    parser.add_argument("experiment", choices=EXPERIMENTS, help="what to try: long-context or moe")
-    parser.add_argument("--out", type=Path, help="folder (lab, or lab-moe)")
+    parser.add_argument("experiment", choices=EXPERIMENTS, help="what to try")
+    parser.add_argument("--out", type=Path, help="folder (lab; of others lab-NAME)")
     parser.add_argument("--quick", action="store_true", help="a toy, in half a minute")
     parser.add_argument("--steps", type=int, help="of training")
     parser.add_argument("--seed", type=int, default=0, help="(0)")
@@ -41,12 +48,14 @@ def run(args: argparse.Namespace) -> int:
     """Run the laboratory, with one BLAS thread unless the caller says otherwise; see the tour."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     require_seed(args.seed)
-    args.out = args.out or Path("lab" if args.experiment == "long-context" else "lab-moe")
+    long = args.experiment == "long-context"
+    args.out = args.out or Path("lab" if long else f"lab-{args.experiment}")
 
     def say(line: str) -> None:
         print(line, file=sys.stderr if args.json else sys.stdout, flush=True)
 
-    numbers = (_long_context if args.experiment == "long-context" else _moe)(args, say)
+    studies = {"long-context": _long_context, "moe": _moe, "alignment": _alignment}
+    numbers = studies.get(args.experiment, _recipe)(args, say)
     if args.json:
         print(json.dumps(numbers, indent=1))
     return 0
@@ -73,6 +82,43 @@ def _moe(args: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]
     results = moe_study(args.out, settings, say=say, device=args.device)
     loss = {run: cells["end"]["nll"] for run, cells in results.cells.items()}
     return {"facts": results.facts, "loss": loss}
+
+
+def _alignment(args: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
+    """Run the study of alignment; --steps is of PPO."""
+    from ..lab.alignment_settings import QUICK, AlignmentSettings
+    from ..lab.alignment_study import alignment_study
+
+    if args.device != "cpu":
+        raise ValueError("lab alignment runs on the cpu: its models are too small for a gpu")
+    settings = _changed(QUICK if args.quick else AlignmentSettings(), args)
+    results = alignment_study(args.out, settings, say=say)
+    return {"facts": results.facts, "cells": results.cells}
+
+
+def _recipe(args: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
+    """Run one of the recipes; --steps is of the stage that the study is about."""
+    from ..lab import recipe_code, recipe_instructions, recipe_math
+    from ..lab.recipe_study import RecipeSettings
+    from ..lab.results import Results
+
+    steps = "base_steps" if args.experiment == "instructions" else "steps"
+    studies: dict[str, tuple[Callable[..., Results], RecipeSettings, RecipeSettings]] = {
+        "code": (recipe_code.code_study, recipe_code.CodeSettings(), recipe_code.QUICK),
+        "math": (recipe_math.math_study, recipe_math.MathSettings(), recipe_math.QUICK),
+        "instructions": (
+            recipe_instructions.instructions_study,
+            recipe_instructions.InstructionSettings(),
+            recipe_instructions.QUICK,
+        ),
+    }
+    study, usual, quick = studies[args.experiment]
+    settings = replace(quick if args.quick else usual, seed=args.seed)
+    if args.steps is not None:
+        changed: dict[str, Any] = {steps: args.steps}
+        settings = replace(settings, **changed)
+    results = study(args.out, settings, say=say, device=args.device)
+    return {"facts": results.facts, "cells": results.cells}
 
 
 def _changed(settings: Any, args: argparse.Namespace) -> Any:

@@ -23,17 +23,15 @@ import numpy as np
 from ..backend import Array, to_device, to_numpy
 from ..data.corpora import standard_library_code
 from ..data.packing import pack_documents
-from ..extras import require_extra
 from ..params import Params, count
 from ..tokenizer.bpe import Tokenizer, bpe_train
 from ..training.loss_plot import plot_loss
 from ..training.metrics import Metrics
 from ..training.pretrain import pretrain
-from ..training.progress import wants_bar
-from ..training.run_folder import locked
+from .frame import begin_measuring, opened
 from .measure import measure
 from .report import write_report
-from .results import Results, fingerprint
+from .results import CELL, KIND, Results, fingerprint
 from .settings import LabSettings
 from .techniques import techniques
 
@@ -77,9 +75,7 @@ def long_context_lab(
         KeyboardInterrupt: everything that was finished is kept.
     """
     settings = settings or LabSettings()
-    require_extra("matplotlib", *["tqdm"] * wants_bar(progress))
-    with locked(out):
-        results = Results(out)
+    with opened(out, KIND, CELL, None, progress) as results:  # pretrain compares the settings
         text = prepare_text(settings)
         config = settings.config(text.tokenizer.vocab_size)
         say(f"training at {settings.train_length} tokens: {settings.steps} steps in {out / 'run'}")
@@ -96,8 +92,7 @@ def long_context_lab(
         )
         plot_loss(out / "run")
         facts = describe(settings, params, text, out / "run")
-        if results.start(facts):
-            say("results.json came from other settings, parameters or code: measured again")
+        begin_measuring(results, facts, say, "settings, parameters or code")
         lengths = settings.lengths
         say(f"{'perplexity at':<32}" + "".join(f"{length:>10}" for length in lengths))
         for technique in techniques(settings.num_hidden_layers):

@@ -18,11 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..extras import require_extra
 from ..params import Params
 from ..training.adamw import AdamWState
-from ..training.progress import wants_bar
-from ..training.run_folder import locked
+from .frame import begin_measuring, opened
 from .moe_facts import describe
 from .moe_measure import measure_run
 from .moe_report import write_report
@@ -71,34 +69,13 @@ def moe_study(
         KeyboardInterrupt: everything that was finished is kept.
     """
     settings = settings or MoeSettings()
-    require_extra("matplotlib", *["tqdm"] * wants_bar(progress))
-    with locked(out):
-        results = Results(out, KIND, CELL)
-        require_same_settings(out, results, settings)
-        results.facts = results.facts or {"settings": settings.to_dict()}
-        results.save()
+    with opened(out, KIND, CELL, settings.to_dict(), progress) as results:
         text = prepare_text(settings)
         models = train_all(out, settings, text, say, progress, device)
-        if results.start(describe(out, settings, text, models)):
-            say("results.json came from other parameters or code: measured again")
+        begin_measuring(results, describe(out, settings, text, models), say)
         measure_all(results, out, settings, text, models, say)
         say(f"the report: {write_report(out, results)}")
     return results
-
-
-def require_same_settings(out: Path, results: Results, settings: MoeSettings) -> None:
-    """Raise ValueError, naming the first difference, if the folder is of other settings.
-
-    Not even steps may grow: the learning rate and the step at which the dense model is cut follow
-    from them.
-    """
-    before = results.facts.get("settings", {})
-    for name, value in settings.to_dict().items():
-        if name in before and before[name] != value:
-            raise ValueError(
-                f"the study in {out} has {name} = {before[name]!r}, not {value!r}: use the same "
-                "value, or another folder"
-            )
 
 
 def train_all(
