@@ -15,7 +15,10 @@ is used once. The reference does not move, so the rewards of the loss mean the s
 picked: the model's own, where dpo.py has those of the reference.
 
 A step in which no prompt is left changes nothing but its number: AdamW's old momentum would move
-the model though nothing was learnt.
+the model though nothing was learnt. Nor does AdamW count it: its correction for moments that began
+at 0 goes by the gradients that they have seen. So the run has a count of its own, by which prompts,
+answers and the learning rate go: steps.json of the checkpoint. In metrics.jsonl such a step has
+`pairs` 0 and no `loss`.
 
 Paper:    Qwen2 Technical Report, Post-training, Reinforcement Learning from Human Feedback: several
           answers of the current policy, of which a reward model picks the best and the worst.
@@ -59,7 +62,7 @@ from .ppo_step import Score
 from .preference_pairs import Pair, as_numbers, best_and_worst, teaches_nothing
 from .rollout import as_lists, rollout
 from .settings import DpoSettings
-from .start_params import params_fingerprint, start_or_resume
+from .start_params import params_fingerprint, start_or_resume, write_steps
 
 SAMPLING = 6  # first word of the seed
 PANELS: tuple[Panel, ...] = (
@@ -86,8 +89,8 @@ class OnlineDpoSettings(DpoSettings):
         require_whole(self, responses_per_query=2, max_new_tokens=1)
         require_in(self, "temperature", 0 < self.temperature < math.inf, "positive")
         require_in(self, "top_p", 0 < self.top_p <= 1, "in (0, 1]")
-        finite = math.isfinite(self.missing_end_penalty)
-        require_in(self, "missing_end_penalty", finite, "finite")
+        penalty = self.missing_end_penalty
+        require_in(self, "missing_end_penalty", 0 <= penalty < math.inf, "0 or more")
 
 
 def pick_pairs(
@@ -128,6 +131,7 @@ class OnlineDpo:
     params: Params
     reference: Params
     state: AdamWState
+    step: int  # updates done so far, and steps without a pair
     settings: OnlineDpoSettings
     queries: Sequence[Sequence[int]]
     score: Score
@@ -135,11 +139,6 @@ class OnlineDpo:
     pad_id: int
     training: Training
     tokenizer: SavesItself | None
-
-    @property
-    def step(self) -> int:
-        """Updates done so far, and steps without a pair."""
-        return self.state["step"]
 
     def compute(self) -> tuple[Params | None, Row]:
         """Sample and score answers, and return the gradient on their pairs, None without any."""
@@ -164,7 +163,7 @@ class OnlineDpo:
         table = scores.reshape(-1, k)
         row: Row = {
             "step": step + 1,
-            "loss": math.log(2),  # of no pair at all: nothing is known
+            "pairs": len(pairs),
             "tokens": int(rolled.mask.sum()),
             "lr": scheduled_lr(step, s),
             "score": float(raw.mean()),
@@ -186,11 +185,10 @@ class OnlineDpo:
         return grads, row | found | turned | {"tokens": row["tokens"], "grad_norm": norm}
 
     def update(self, grads: Params | None, row: Row) -> None:
-        """Change the parameters, or count a step without a pair."""
-        if grads is None:
-            self.state["step"] += 1
-        else:
+        """Change the parameters, and count the step, also one without a pair."""
+        if grads is not None:
             apply_adamw(self.params, grads, self.state, self.settings, row["lr"])
+        self.step += 1
 
     def validate(self) -> Row | None:
         """Return None: what held-out prompts say depends on who scores them."""
@@ -198,7 +196,15 @@ class OnlineDpo:
 
     def save(self) -> None:
         """Write the checkpoint."""
-        save_run(self.folder, self.config, self.params, self.state, self.training, self.tokenizer)
+        save_run(
+            self.folder,
+            self.config,
+            self.params,
+            self.state,
+            self.training,
+            self.tokenizer,
+            lambda checkpoint: write_steps(checkpoint, self.step),
+        )
 
 
 def online_dpo(
@@ -258,7 +264,7 @@ def online_dpo(
         s,
         asked,
         None,
-        stage="online dpo",
+        stage="online_dpo",
         start_model=params_fingerprint(frozen),
         eos_token_ids=[int(i) for i in eos_token_ids],
         score=score_name,
@@ -273,6 +279,7 @@ def online_dpo(
             params,
             frozen,
             state,
+            max(saved, 0),
             s,
             queries,
             score,

@@ -8,7 +8,9 @@ What is read from hidden[b, t] is the head's business: the scores of the next to
 (language_model.py), or one number, as in a reward model and a value model (alignment/).
 
 Several short texts may share a row: `segments` says which text a token belongs to. It sees its own
-only, and positions count from the start of each, so every text is read as if it were alone.
+only, and positions count from the start of each, so every text is read as if it were alone, also
+where the frequencies or the scale of the queries depend on its length (layer_plan.py). Only what a
+batch shares is not the text's own: the numbers that dropout draws, and losses on the routers.
 
 Paper:    Qwen Technical Report, 2.3.1 Architecture; Qwen2 Technical Report, "Qwen2 Dense Model".
 Differs:  nothing. Whether texts that share a row see each other is not stated; in the released code
@@ -33,7 +35,7 @@ from ..shapes import require_axes, require_bool, require_shape
 from .config import QwenConfig, check_params
 from .decoder_block import DecoderBlockCache, decoder_block_backward, decoder_block_forward
 from .kv_cache import KVCache
-from .layer_plan import layer_plans, position_tables, row_lengths
+from .layer_plan import layer_plans, position_tables, row_lengths, text_lengths
 from .rope_scaling import depends_on_length
 
 EMBEDDING, NORM = "model.embed_tokens.weight", "model.norm.weight"
@@ -67,8 +69,8 @@ def backbone_forward(
         input_ids: (B, T) int in [0, V). On the host, also for parameters on a GPU, they are
             checked without waiting for it.
         positions: (T,) or (B, T) int, 0-based. None counts the real tokens of each row, or of each
-            segment. The highest one of a row is the length that dynamic NTK goes by. With dual
-            chunk attention they must not fall along a row.
+            segment. The highest one of a row, or of a segment, is the length that dynamic NTK goes
+            by. With dual chunk attention they must not fall along a row.
         attention_mask: (B, S) bool, True = real token, False = padding on either side; S counts
             the tokens in kv_cache too. (B, T) for the new tokens alone is taken as well. None
             means that all (new) tokens are real.
@@ -127,7 +129,12 @@ def backbone_forward(
         require_shape("positions", positions, B=B, T=T)
     key_positions = positions if kv_cache is None else kv_cache.all_positions(positions)
     asks = depends_on_length(config) or config.use_logn_attn
-    plans = layer_plans(config, row_lengths(key_positions) if asks else [past + T], training)
+    lengths = [past + T]
+    if asks and segments is not None:
+        lengths = text_lengths(positions, segments)
+    elif asks:
+        lengths = row_lengths(key_positions)
+    plans = layer_plans(config, lengths, training)
     if kv_cache is not None:
         plans, input_ids, positions = kv_cache.begin(plans, input_ids, positions, key_positions)
     tables = {
@@ -250,5 +257,10 @@ def require_segments(
         raise ValueError("segments must not fall along a row: a text is one piece")
     if kv_cache is not None:
         raise ValueError("segments are for whole rows: a KV cache holds one text a row")
+    require_separable(config)
+
+
+def require_separable(config: QwenConfig) -> None:
+    """Raise NotImplementedError where a model of this config cannot tell texts of a row apart."""
     if config.dual_chunk_attention_config is not None:
         raise NotImplementedError("segments cannot be used together with dual chunk attention")

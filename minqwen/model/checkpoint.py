@@ -115,6 +115,7 @@ def save_checkpoint(
     Raises:
         ValueError: params do not fit the config, or the format is unknown or cannot hold the dtype.
         FileExistsError: the folder holds files that are not part of a checkpoint.
+        OSError: it could not be written; what was there stands.
         ImportError: file_format is "safetensors" and the package is missing; with the pip line.
     """
     folder = Path(folder).absolute()
@@ -175,15 +176,38 @@ def prepare_tensors(
 
 
 def write_checkpoint(folder: Path, config: QwenConfig, stored: ToBeStored) -> None:
-    """Write config.json and the weights into an empty folder that nobody reads yet."""
+    """Write config.json and the weights into an empty folder that nobody reads yet.
+
+    Raises:
+        OSError: the disk is full, or will not take the file; also where the package safetensors
+            reports it as an error of its own.
+    """
     text = json.dumps({**config.to_dict(), "torch_dtype": stored.dtype}, indent=2, sort_keys=True)
     (folder / "config.json").write_text(text + "\n", encoding="utf-8")
     if stored.file_format == "safetensors":
         ordered = {name: np.ascontiguousarray(value) for name, value in stored.tensors.items()}
-        _safetensors().numpy.save_file(ordered, folder / SINGLE, metadata={"format": "pt"})
+        safetensors = _safetensors()
+        try:
+            safetensors.numpy.save_file(ordered, folder / SINGLE, metadata={"format": "pt"})
+        except safetensors.SafetensorError as error:
+            raise _of_the_disk(error, folder / SINGLE) from None
         shutil.copymode(folder / "config.json", folder / SINGLE)  # it makes the file private
     else:
         np.savez(folder / NPZ, **stored.tensors)
+
+
+def _of_the_disk(error: Exception, path: Path) -> Exception:
+    """Return what safetensors says of a disk as the OSError that it is, anything else as it came.
+
+    >>> _of_the_disk(ValueError("I/O error: No space left on device (os error 28)"), Path("w"))
+    OSError(28, 'No space left on device')
+    """
+    new = r"(?:I/O error: )?(?P<why>[^:]*) \(os error (?P<number>\d+)\)"
+    old = r'code: (?P<number>\d+), .*message: "(?P<why>[^"]*)"'  # of older versions
+    found = re.search(new, str(error)) or re.search(old, str(error))
+    if found is None:
+        return error
+    return OSError(int(found["number"]), found["why"].strip(), str(path))
 
 
 def list_tensors(folder: Path) -> dict[str, Stored]:

@@ -18,12 +18,13 @@ Paper:    Qwen Technical Report, 2.3.2 Context Length Extension; Qwen2 Technical
           Long-context Training.
 Differs:  a window for each layer was never released with Qwen; the sizes, and an alpha for each
           window, follow what the authors have said about it (QwenLM/Qwen, issues 292 and 422).
-          In a batch with padding every row is read as if it were alone: it has an alpha of its own
-          (transformers takes that of the longest row), and LogN counts real tokens (the released
-          code counts padding too). The highest position of a query in DCA is the paper's,
-          chunk_size - 1; `"highest_position": chunk_size` gives that of the released code, which
-          is what vLLM does with a config of Qwen2.5-1M. vLLM's temperature that grows with the
-          text is not applied: give rope_scaling.
+          In a batch with padding every row is read as if it were alone, and so is every text of a
+          row with segments: it has an alpha of its own (transformers takes that of the longest
+          row), and LogN counts real tokens (the released code counts padding too). The highest
+          position of a query in DCA is the paper's, chunk_size - 1; `"highest_position":
+          chunk_size` gives that of the released code, which is what vLLM does with a config of
+          Qwen2.5-1M. vLLM's temperature that grows with the text is not applied: give
+          rope_scaling.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 class LayerPlan(NamedTuple):
     """What acts in one layer."""
 
-    alphas: tuple[float, ...] = (1.0,)  # of NTK: one for all rows of the batch, or one for each
+    alphas: tuple[float, ...] = (1.0,)  # of NTK: one for all texts of the batch, or one for each
     window: int | None = None  # tokens that a query sees; None = all before it
     train_length: int | None = None  # of LogN; None = no LogN
     chunks: tuple[int, int, int] | None = None  # DCA: chunk_size, local_window, highest position
@@ -72,7 +73,8 @@ def layer_plans(
 
     Args:
         config: of the model.
-        lengths: of each row, with what is in a KV cache; one number if all are alike.
+        lengths: of each row, with what is in a KV cache; one number if all are alike. With
+            segments, of each text, row by row: text_lengths.
         training: the report applies NTK and LogN at inference only.
 
     Raises:
@@ -124,7 +126,7 @@ def position_tables(
         positions: (T,) or (B, T) int, of the new tokens; with DCA best on the host.
         key_positions: (S,) or (B, S) int, of all tokens.
         like: a parameter: gives device and precision.
-        segments: (B, T) int, or None: a row is one text.
+        segments: (B, T) int on the host, or None: a row is one text.
 
     Returns:
         PositionTables, in at_least_float32 of `like` and on its device.
@@ -134,7 +136,12 @@ def position_tables(
     """
     xp, dtype = array_module(like), at_least_float32(like).name
     rows = [inv_freq(config, alpha, dtype) for alpha in plan.alphas]  # each (Dh/2,)
-    freq = xp.asarray(rows[0] if len(rows) == 1 else np.stack(rows)[:, None])  # or (B, 1, Dh/2)
+    if len(rows) == 1:
+        freq = xp.asarray(rows[0])
+    elif segments is None:
+        freq = xp.asarray(np.stack(rows)[:, None])  # (B, 1, Dh/2)
+    else:
+        freq = xp.asarray(np.stack(rows)[text_numbers(segments)])  # (B, T, Dh/2)
     factor = attention_factor(config)
     chunks = None
     if plan.chunks is None:
@@ -149,6 +156,43 @@ def position_tables(
         q_scale = logn_scale(xp.asarray(positions), plan.train_length, dtype)
     segments = None if segments is None else xp.asarray(segments)
     return PositionTables(cos, sin, q_scale, plan.window, chunks, segments)
+
+
+def text_numbers(segments: Array) -> Array:
+    """Return which text of the batch each token belongs to, counted row by row.
+
+    Args:
+        segments: (B, T) int on the host, not falling along a row.
+
+    >>> text_numbers(np.array([[0, 0, 7], [7, 8, 8]]))
+    array([[0, 0, 1],
+           [2, 3, 3]])
+    """
+    starts = np.ones(segments.shape, bool)
+    starts[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    numbers: Array = starts.ravel().cumsum().reshape(segments.shape) - 1
+    return numbers
+
+
+def text_lengths(positions: Array, segments: Array) -> list[int]:
+    """Return how long each text of rows with segments is by its positions, row by row.
+
+    Args:
+        positions: (T,) or (B, T) int, of all tokens.
+        segments: (B, T) int on the host.
+
+    Raises:
+        ValueError: a position is below 0.
+
+    >>> text_lengths(np.array([[0, 1, 0]]), np.array([[4, 4, 5]]))
+    [2, 1]
+    """
+    on_host = np.broadcast_to(to_numpy(positions), segments.shape)
+    if on_host.min() < 0:
+        raise ValueError(f"positions must be 0 or above, got {on_host.min()}")
+    first = np.unique(text_numbers(segments), return_index=True)[1]  # where each text begins
+    lengths: list[int] = (np.maximum.reduceat(on_host.ravel(), first) + 1).tolist()
+    return lengths
 
 
 def row_lengths(positions: Array) -> list[int]:

@@ -47,7 +47,7 @@ class Metrics:
             kept = [
                 row
                 for row in self.read(folder)
-                if row["step"] < step or (row["step"] == step and "loss" in row)
+                if row["step"] < step or (row["step"] == step and {"loss", "lr"} & row.keys())
             ]
             aside = folder / "metrics.jsonl.tmp"
             aside.write_text("".join(map(self._line, kept)), encoding="utf-8", newline="\n")

@@ -152,7 +152,7 @@ def pretrain(
     require_rows("rows", rows, s.context_length, config.vocab_size)
     if validation_rows is not None:
         require_rows("validation_rows", validation_rows, s.context_length, config.vocab_size)
-    training = describe_run(config, s, rows, validation_rows)
+    training = describe_run(config, s, rows, validation_rows, stage="pretrain")
 
     with run_opened(folder):
         params, state, saved = start_or_resume(folder, config, params, training, s)

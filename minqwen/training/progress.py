@@ -27,12 +27,13 @@ class Progress:
     def step(self, row: dict[str, Any]) -> None:
         """Show the metrics of a step."""
         speed = f"{row['tokens_per_second']:,.0f} tokens/s"
+        loss = f"loss {row['loss']:.4f}" if "loss" in row else "no loss"
         if self._bar is not None:
-            self._bar.set_postfix_str(f"loss {row['loss']:.4f}, {speed}", refresh=False)
+            self._bar.set_postfix_str(f"{loss}, {speed}", refresh=False)
             self._bar.update()
         elif self._lines and (time.monotonic() >= self._next_line or row["step"] == self._steps):
             self._next_line = time.monotonic() + 10
-            line = f"step {row['step']}/{self._steps}: loss {row['loss']:.4f}, lr {row['lr']:.2e}"
+            line = f"step {row['step']}/{self._steps}: {loss}, lr {row['lr']:.2e}"
             print(f"{line}, {speed}", file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:

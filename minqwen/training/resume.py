@@ -1,7 +1,8 @@
 """Going on with a run: what its checkpoint holds, and whether it is the same run.
 
 A run goes on as if it had never stopped only if everything else is as it was, so training.json
-holds the config, the settings and a fingerprint of the data. What differs, or is damaged, is named.
+holds the kind of run, the config, the settings and a fingerprint of the data. What differs, or is
+damaged, is named. A run from before the kind was noted goes on without that comparison.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from ..params import Params, name_list
 from .adamw import AdamWState
 from .settings import PretrainSettings
 
-Training = dict[str, Any]  # training.json: config, settings, rows, validation_rows
+Training = dict[str, Any]  # training.json: stage, config, settings, rows, validation_rows
 MAY_CHANGE = (
     "steps",
     "checkpoint_every",
     "eval_every",
 )  # settings of a resumed run; steps may only grow
+
+OLD_STAGES = {"reward model": "reward", "online dpo": "online_dpo"}  # what was written before
 
 DATA = {"rows": "trained", "validation_rows": "validated"}
 
@@ -57,7 +60,8 @@ def describe_run(
         settings: of the run.
         rows: to train on; any array of whole numbers that says what they are.
         validation_rows: to look at now and then, or None.
-        others: what else must be the same, by its name: anything that JSON can hold.
+        others: what else must be the same, by its name: anything that JSON can hold. `stage` says
+            what kind of run it is: pretrain, sft, reward, dpo, online_dpo or ppo.
     """
     training = {
         "config": config.to_dict(),
@@ -131,6 +135,7 @@ def read_training(checkpoint: Path) -> Training:
         "settings.warmup_steps": type(numbers.get("warmup_steps", 0)) is int,
         "rows": isinstance(training.get("rows"), str),
         "validation_rows": isinstance(training.get("validation_rows", 0), (str, type(None))),
+        "stage": isinstance(training.get("stage", ""), str),
     }
     if wrong := [name for name, is_right in right.items() if not is_right]:
         raise _damaged(path, f"missing or wrong {name_list(wrong)}")
@@ -178,6 +183,12 @@ def require_same_run(folder: Path, before: Training, now: Training, step: int) -
         now: what would be written into it now.
         step: steps done.
     """
+    old_stage, new_stage = before.get("stage"), now.get("stage")
+    old_stage = OLD_STAGES.get(old_stage, old_stage) if old_stage is not None else None
+    if None not in (old_stage, new_stage) and old_stage != new_stage:  # first: the rest follows
+        raise ValueError(
+            f"the run in {folder} is one of {old_stage}, not of {new_stage}: use another folder"
+        )
     if now["settings"]["steps"] < before["settings"]["steps"]:
         raise ValueError(
             f"the run in {folder} has settings.steps = {before['settings']['steps']} and has done "
@@ -198,7 +209,7 @@ def require_same_run(folder: Path, before: Training, now: Training, step: int) -
                 f"the run in {folder} was {done} on other {name}: "
                 "use the same ones, or another folder"
             )
-    for name in sorted(now.keys() - {"config", "settings", *DATA}):
+    for name in sorted(now.keys() - {"config", "settings", "stage", *DATA}):
         if before.get(name) != now.get(name):
             raise ValueError(
                 f"the run in {folder} has another {name}: use the same one, or another folder"

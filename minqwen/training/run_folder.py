@@ -3,6 +3,7 @@
     run/checkpoint/           what load_checkpoint opens: config.json, weights, tokenizer.json
         state.npz             AdamW's step, m and v
         training.json         config, settings, fingerprints of the data; see resume.py
+        steps.json            steps of a run where not all are updates (online DPO)
     run/metrics.jsonl         see metrics.py
     run/loss.png              see loss_plot.py
     run/metrics.png           see alignment/metrics_plot.py

@@ -35,7 +35,7 @@ class Learner(Protocol):
         """Updates done so far."""
 
     def compute(self) -> tuple[Any, Row]:
-        """Return what update() needs, and the row of metrics with step, loss and tokens."""
+        """Return what update() needs, and the row of metrics: step, tokens, lr, loss if any."""
 
     def update(self, found: Any, row: Row) -> None:
         """Change the parameters and count the step."""

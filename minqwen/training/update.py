@@ -18,24 +18,8 @@ from .grad_clip import clip_grad_norm
 from .lr_schedule import cosine_lr
 
 
-class OptimizerSettings(Protocol):
-    """What the settings of every stage have."""
-
-    @property
-    def steps(self) -> int:
-        """Updates in all."""
-
-    @property
-    def warmup_steps(self) -> int:
-        """Of them with a rising rate."""
-
-    @property
-    def peak_lr(self) -> float:
-        """Highest learning rate."""
-
-    @property
-    def min_lr_ratio(self) -> float:
-        """Last rate over the peak; 1 = constant."""
+class AdamWSettings(Protocol):
+    """What one update reads of the settings."""
 
     @property
     def beta1(self) -> float:
@@ -56,6 +40,26 @@ class OptimizerSettings(Protocol):
     @property
     def max_norm(self) -> float:
         """Of the gradient; math.inf = no clipping."""
+
+
+class OptimizerSettings(AdamWSettings, Protocol):
+    """What the settings of a stage with one schedule have."""
+
+    @property
+    def steps(self) -> int:
+        """Updates in all."""
+
+    @property
+    def warmup_steps(self) -> int:
+        """Of them with a rising rate."""
+
+    @property
+    def peak_lr(self) -> float:
+        """Highest learning rate."""
+
+    @property
+    def min_lr_ratio(self) -> float:
+        """Last rate over the peak; 1 = constant."""
 
 
 def clipped(grads: Params, loss: float, step: int, max_norm: float) -> tuple[Params, float]:
@@ -95,7 +99,7 @@ def scheduled_lr(step: int, settings: OptimizerSettings) -> float:
 
 
 def apply_adamw(
-    params: Params, grads: Params, state: AdamWState, settings: OptimizerSettings, lr: float
+    params: Params, grads: Params, state: AdamWState, settings: AdamWSettings, lr: float
 ) -> None:
     """Change params and state in place, as adamw_step does, with the numbers of the settings."""
     adamw_step(

@@ -81,3 +81,17 @@ def test_the_picture(tmp_path):
     plot_calibration(calibration(np.array([0.3, -0.4, 2.0])), tmp_path / "calibration.png", "held")
     assert (tmp_path / "calibration.png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in tmp_path.iterdir()] == ["calibration.png"]
+
+
+def test_a_picture_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    def full(self, path, **options):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", full)
+    with pytest.raises(OSError, match=r"calibration\.png"):
+        plot_calibration(calibration(np.array([0.3])), tmp_path / "calibration.png")
+    assert not list(tmp_path.iterdir())

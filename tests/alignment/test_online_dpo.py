@@ -1,5 +1,6 @@
 """Online DPO: which pairs it makes, one step by hand, ties, resuming, and that rewards rise."""
 
+import json
 import math
 
 import numpy as np
@@ -9,12 +10,15 @@ from helpers.models import small_config
 from training.small_run import assert_same_run, metrics
 
 from minqwen.alignment.answer_logprobs import pair_logprobs
-from minqwen.alignment.dpo import DpoStage
+from minqwen.alignment.dpo import DpoStage, dpo
 from minqwen.alignment.online_dpo import OnlineDpoSettings, online_dpo, pick_pairs
 from minqwen.alignment.pair_training import pair_gradient
+from minqwen.alignment.preference_pairs import Pair
 from minqwen.alignment.rollout import as_lists, rollout
+from minqwen.alignment.settings import DpoSettings
 from minqwen.data.packing import batch_rows
 from minqwen.model.init import init_params
+from minqwen.tokenizer.chatml import Chat
 from minqwen.training.grad_clip import clip_grad_norm
 from minqwen.training.resume import load_run
 
@@ -29,6 +33,10 @@ ONLINE = {
     "max_new_tokens": 5,
     "missing_end_penalty": 0.5,
 }
+
+
+def read_steps(folder):
+    return json.loads((folder / "checkpoint" / "steps.json").read_text("utf-8"))["step"]
 
 
 def low_ids(queries, answers):
@@ -111,7 +119,57 @@ def test_a_step_of_ties_changes_nothing_but_its_number(tmp_path):
         np.testing.assert_array_equal(two[name], six[name])
     rows = metrics(tmp_path / "six")
     assert [row["usable"] > 0 for row in rows] == [True, True, False, False, False, False]
-    assert load_run(tmp_path / "six", "float32")[1]["step"] == 6
+    assert [row["pairs"] > 0 for row in rows] == [True, True, False, False, False, False]
+    assert all("loss" not in row for row in rows[2:])
+    assert load_run(tmp_path / "six", "float32")[1]["step"] == 2  # of AdamW: updates
+    assert read_steps(tmp_path / "six") == 6  # of the run
+
+
+def test_adamw_does_not_count_a_step_of_ties(tmp_path):
+    """Ties first: the first update is the sign of the gradient, as if nothing had been before."""
+
+    def score(queries, answers):
+        calls.append(1)
+        return np.zeros(len(answers)) if len(calls) < 4 else low_ids(queries, answers)
+
+    calls = []
+    same = {"missing_end_penalty": 0.0, "warmup_steps": 0, "min_lr_ratio": 1.0, "dtype": "float64"}
+    found = run(tmp_path, score=score, steps=4, checkpoint_every=100, weight_decay=0.0, **same)
+    assert [row["usable"] > 0 for row in metrics(tmp_path)] == [False, False, False, True]
+    largest = max(np.abs(found[name] - w).max() for name, w in START.items())
+    assert largest == pytest.approx(0.01, rel=1e-3)  # peak_lr; 0.0056 with a correction for 4 steps
+
+
+def test_a_run_with_ties_goes_on_bit_by_bit(tmp_path):
+    """Which steps have pairs depends on the prompts, so on the run's own count."""
+
+    def score(queries, answers):
+        return low_ids(queries, answers) * (queries[0] != [4, 5, 6])
+
+    same = {"score": score, "batch_size": 1, "accumulate": 1, "missing_end_penalty": 0.0}
+    run(tmp_path / "whole", **same)
+    for steps in (1, 2, 3, 4, 6):
+        run(tmp_path / "parts", steps=steps, **same)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    having = [row["pairs"] for row in metrics(tmp_path / "whole")]
+    assert 0 in having[:-1]
+    assert sum(having) == load_run(tmp_path / "whole", "float32")[1]["step"] < 6
+    place = tmp_path / "whole" / "checkpoint" / "steps.json"
+    for text in ("", "[]", "{}", '{"step": 1e400}', '{"step": -2}', '{"step": true}'):
+        place.write_text(text, "utf-8")
+        with pytest.raises(ValueError, match=r"steps\.json is corrupt or cut off: "):
+            run(tmp_path / "whole", **same)
+
+
+def test_a_run_of_another_stage_is_named(tmp_path):
+    run(tmp_path, steps=1)
+    pair = Pair(*(Chat([1, i], [False, True]) for i in (2, 3)))
+    kept = {key: value for key, value in ONLINE.items() if hasattr(DpoSettings(), key)}
+    with pytest.raises(ValueError, match="is one of online_dpo, not of dpo: use another folder"):
+        dpo(
+            CONFIG, START, [pair], tmp_path, DpoSettings(**kept),
+            pad_id=PAD, progress=False, plot=False,
+        )  # fmt: skip
 
 
 def test_every_step_and_every_seed_samples_other_answers(tmp_path):
@@ -161,7 +219,8 @@ def test_what_makes_no_sense_is_refused(tmp_path):
         ({"temperature": 0.0}, "temperature must be positive"),
         ({"top_p": 0.0}, "top_p must be in"),
         ({"beta": 0.0}, "beta must be positive"),
-        ({"missing_end_penalty": math.inf}, "missing_end_penalty must be finite"),
+        ({"missing_end_penalty": math.inf}, "missing_end_penalty must be 0 or more"),
+        ({"missing_end_penalty": -0.1}, "missing_end_penalty must be 0 or more"),
         ({"queries": []}, "queries must hold at least one prompt"),
         ({"queries": [[1], []]}, "each prompt at least one id"),
     ):

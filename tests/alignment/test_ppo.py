@@ -372,6 +372,33 @@ def test_metrics_say_what_happened():
     assert {key for _, _, keys in PANELS for key in keys} <= row.keys() | {"validation_loss"}
 
 
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+def test_the_objective_has_the_price_that_was_paid(estimator):
+    _, _, glass = two_steps(kl_estimator=estimator, kl_coef=0.1)
+    e, row = glass.experience, metrics_of(glass, 2, settings(kl_estimator=estimator, kl_coef=0.1))
+    paid = e.rewards.sum() - e.normalised.sum()  # all but the scores
+    assert abs(paid) > 0.01
+    assert row["objective"] == pytest.approx(row["penalised_reward"] + paid / 6)
+
+
+def test_an_end_that_the_score_does_not_know_is_missing(tmp_path):
+    """Tokens 3 to 6 stop an answer as END does, but are no end."""
+    rows, stops = [], [END, 3, 4, 5, 6]
+    for name, ends in (("all", None), ("one", [END])):
+        both = {"eos_token_ids": stops, "end_token_ids": ends}
+        run(tmp_path / name, steps=1, batch_size=8, options=both)
+        rows.append(metrics(tmp_path / name)[0])
+    assert rows[0]["reward"] == rows[1]["reward"]
+    assert rows[0]["length"] == rows[1]["length"]
+    assert rows[0]["ended"] > rows[1]["ended"]
+    for row in rows:
+        lowered = row["reward"] - (1 - row["ended"])
+        assert row["penalised_reward"] == pytest.approx(lowered)
+    for ends in ([], [END], [7]):
+        with pytest.raises(ValueError, match="end_token_ids"):  # impossible, or another run
+            run(tmp_path / "all", options={"eos_token_ids": stops, "end_token_ids": ends})
+
+
 def test_while_warmed_up_metrics_leave_the_policys_updates_out():
     _, glass = step(ptx_coef=0.5)
     row = metrics_of(glass, 1, settings())
@@ -448,7 +475,7 @@ def test_the_checkpoint_opens_like_any_other(tmp_path):
 @pytest.mark.parametrize("how", [KeyboardInterrupt, SystemExit])
 def test_an_interrupt_leaves_the_last_complete_step(tmp_path, monkeypatch, at, how):
     changes = {"epochs": 2, "minibatches": 2, "ptx_coef": 0.5}
-    calls, real = [], learned.adamw_step
+    calls, real = [], learned.apply_adamw
 
     def interrupted(*args, **options):
         calls.append(0)
@@ -456,7 +483,7 @@ def test_an_interrupt_leaves_the_last_complete_step(tmp_path, monkeypatch, at, h
             signal.raise_signal(signal.SIGINT if how is KeyboardInterrupt else signal.SIGTERM)
         real(*args, **options)
 
-    monkeypatch.setattr(learned, "adamw_step", interrupted)
+    monkeypatch.setattr(learned, "apply_adamw", interrupted)
     with pytest.raises(how):
         run(tmp_path / "run", **changes)
     noted = json.loads((tmp_path / "run" / "checkpoint" / "ppo.json").read_text(encoding="utf-8"))
@@ -511,6 +538,30 @@ def test_damaged_files_are_named(tmp_path):
     run(tmp_path)
     (tmp_path / "checkpoint" / "ppo.json").unlink()
     with pytest.raises(ValueError, match=r"not of a run of PPO, it has no ppo\.json"):
+        run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"step": 4', '"step": 1e400'),
+        ('"step": 4', '"step": -2'),
+        ('"step": 4', '"step": 4.0'),
+        ('"step": 4', '"step": true'),
+        ('"mean": ', '"mean": NaN, "was": '),
+        ('"mean": ', '"mean": 1e400, "was": '),
+        ('"mean": ', f'"mean": 1{"0" * 400}, "was": '),
+        ('"count": ', '"count": -1, "was": '),
+        ('"mean": ', '"was": '),
+    ],
+)
+def test_impossible_numbers_of_a_checkpoint_are_a_damaged_file(tmp_path, old, new):
+    run(tmp_path)
+    path = tmp_path / "checkpoint" / "ppo.json"
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"ppo\.json is corrupt or cut off: "):
         run(tmp_path)
 
 
@@ -584,7 +635,7 @@ def test_pictures_are_drawn(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(module, "plot_metrics", lambda folder, panels: drawn.append(panels))
     run(tmp_path, options={"plot": True})
-    assert drawn == [PANELS] * 3  # at both checkpoints and at the end
+    assert drawn == [PANELS] * 2  # at the first checkpoint and at the end
 
 
 def test_a_minibatch_takes_the_same_rows_of_everything():

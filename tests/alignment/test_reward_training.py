@@ -234,7 +234,7 @@ def test_another_run_is_refused(tmp_path):
         with pytest.raises(ValueError, match=why):
             run(tmp_path, **changes)
     training = read_training(tmp_path / "checkpoint")
-    assert training["stage"] == "reward model"
+    assert training["stage"] == "reward"
 
 
 def test_what_cannot_be_trained_is_refused_before_anything_is_written(tmp_path):

@@ -70,6 +70,20 @@ def test_any_of_several_end_tokens_ends_an_answer_and_only_the_first_counts():
     assert rolled.answers[0].tolist() == [1, 10, 10]
 
 
+def test_a_stop_that_is_no_end_leaves_the_answer_without_one():
+    prompt, real = np.array([[9]] * 4), np.ones((4, 1), bool)
+    answers = np.array([[1, END, 4], [4, END, 1], [4, 4, 1], [4, 4, 4]])
+    rolled = lay_out(prompt, real, answers, [END, 1], 10, [END])
+    assert as_lists(rolled)[1] == [[1], [4, END], [4, 4, 1], [4, 4, 4]]  # as with both
+    assert rolled.ended.tolist() == [False, True, False, False]
+    both, one = answer(eos_token_ids=[END, 3]), answer(eos_token_ids=[END, 3], end_token_ids=[END])
+    np.testing.assert_array_equal(both.input_ids, one.input_ids)
+    last = [ids[-1] for ids in as_lists(one)[1]]
+    assert one.ended.tolist() == [token == END for token in last]
+    assert both.ended.tolist() == [token in (END, 3) for token in last]
+    assert one.ended.sum() < both.ended.sum()
+
+
 def test_answers_stand_beside_their_query_and_are_cut_after_the_end_token():
     rolled = answer()
     queries, answers = as_lists(rolled)

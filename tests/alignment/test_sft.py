@@ -267,6 +267,37 @@ def test_what_cannot_be_learnt_is_refused_before_anything_is_written(tmp_path):
     assert not folder.exists()
 
 
+def test_what_cannot_be_packed_is_refused_before_anything_is_written(tmp_path):
+    dca = replace(CONFIG, dual_chunk_attention_config={"chunk_size": 8, "local_size": 2})
+    with pytest.raises(NotImplementedError, match="together with dual chunk attention"):
+        run(tmp_path / "run", config=dca, packed=True)
+    assert not (tmp_path / "run").exists()
+    run(tmp_path / "run", config=dca, steps=1, warmup_steps=0)  # padded it can be
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"use_dynamic_ntk": True, "use_logn_attn": True},
+        {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+    ],
+    ids=str,
+)
+def test_packed_and_padded_are_the_same_run_also_where_the_length_counts(tmp_path, fields):
+    """All chats in one batch, longer than the model was trained on: one step, and the look."""
+    config = replace(CONFIG, max_position_embeddings=4, **fields)
+    same = {"steps": 1, "accumulate": 1, "warmup_steps": 0, "dropout": 0.0, "dtype": "float64"}
+    found = {}
+    for packed in (False, True):
+        n = len(chats_to_rows(CHATS, SftSettings(context_length=12, packed=packed), PAD).batch[0])
+        folder = tmp_path / str(packed)
+        params = run(folder, config=config, packed=packed, batch_size=n, **same)
+        found[packed] = params, metrics(folder)
+    for one, two in zip(found[False][1], found[True][1], strict=True):
+        assert one == pytest.approx(two, rel=1e-9)
+    assert "validation_loss" in found[True][1][-1]
+
+
 def test_chats_that_are_cut_or_left_out_are_named_once(tmp_path, capsys):
     nothing = Chat([1, 2, 3], [False] * 3)
     too_late = Chat(list(range(20)), [False] * 19 + [True])

@@ -1,5 +1,6 @@
 """Checkpoint folders: round trips, layouts, first-generation names, and every kind of damage."""
 
+import errno
 import json
 import os
 
@@ -11,6 +12,7 @@ from minqwen.model import checkpoint
 from minqwen.model.checkpoint import load_checkpoint, save_checkpoint
 from minqwen.model.language_model import language_model_forward
 
+safetensors = pytest.importorskip("safetensors")
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
 IDS = np.array([[3, 1, 4, 1, 5, 9, 2, 6]])
 
@@ -188,6 +190,68 @@ def test_a_folder_with_other_files_is_not_replaced(tmp_path, config, params):
     (tmp_path / "file").write_text("x", encoding="utf-8")
     with pytest.raises(FileExistsError, match="is a file"):
         save_checkpoint(tmp_path / "file", config, params)
+
+
+@pytest.mark.parametrize(
+    ("says", "number", "why"),
+    [
+        (
+            "Error while serializing: I/O error: No space left on device (os error 28)",
+            errno.ENOSPC,
+            "No space left on device",
+        ),
+        (
+            'I/O error: File too large (os error 27) at path "/a:b/.tmpvZkwOH"',
+            errno.EFBIG,
+            "File too large",
+        ),
+        (
+            "Error while serializing: IoError(Os { code: 28, kind: StorageFull, "
+            'message: "No space left on device" })',
+            errno.ENOSPC,
+            "No space left on device",
+        ),
+    ],
+)
+def test_an_error_of_the_disk_is_an_os_error(
+    tmp_path, config, params, says, number, why, monkeypatch
+):
+    def fails(*args, **kwargs):
+        raise safetensors.SafetensorError(says)
+
+    save_checkpoint(tmp_path / "m", config, params)
+    monkeypatch.setattr(safetensors_numpy, "save_file", fails)
+    with pytest.raises(OSError, match=why) as error:
+        save_checkpoint(tmp_path / "m", config, params)
+    assert (error.value.errno, error.value.strerror) == (number, why)
+    assert error.value.filename.endswith("model.safetensors")
+    assert os.listdir(tmp_path) == ["m"]
+    same(load_checkpoint(tmp_path / "m")[1], params)
+
+
+def test_an_error_of_the_package_that_is_not_of_the_disk_stays_one(
+    tmp_path, config, params, monkeypatch
+):
+    def fails(*args, **kwargs):
+        raise safetensors.SafetensorError("Error while serializing: InvalidTensorView")
+
+    monkeypatch.setattr(safetensors_numpy, "save_file", fails)
+    with pytest.raises(safetensors.SafetensorError, match="InvalidTensorView"):
+        save_checkpoint(tmp_path / "m", config, params)
+
+
+def test_a_disk_that_takes_no_more_is_an_os_error(tmp_path, config, params):
+    """With the package's own words: the kernel refuses the file."""
+    resource = pytest.importorskip("resource")  # not on Windows
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as error:
+            save_checkpoint(tmp_path / "m", config, params, file_format="safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert error.value.errno == errno.EFBIG
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("failing", ["write", "first rename", "second rename"])

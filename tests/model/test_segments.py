@@ -8,6 +8,7 @@ from minqwen.layers.block_attention import block_attention_backward, block_atten
 from minqwen.model.backbone import default_positions
 from minqwen.model.kv_cache import KVCache
 from minqwen.model.language_model import language_model_backward, language_model_forward
+from minqwen.model.layer_plan import layer_plans, position_tables, text_lengths
 from minqwen.training.accumulate import Batch, loss_and_grads
 
 LENGTHS = (5, 1, 7, 4)  # of four texts; two rows of 17 tokens hold them, one backwards
@@ -30,6 +31,16 @@ CONFIGS = {
             "factor": 4.0,
             "original_max_position_embeddings": 8,
         },
+    },
+    "logn": {"use_logn_attn": True, "max_position_embeddings": 3},
+    "dynamic": {
+        "rope_scaling": {"rope_type": "dynamic", "factor": 2.0},
+        "max_position_embeddings": 4,
+    },
+    "ntk": {"use_dynamic_ntk": True, "max_position_embeddings": 4},
+    "ntk, windows, logn, q and k norms": {
+        **{"use_dynamic_ntk": True, "use_logn_attn": True, "max_position_embeddings": 3},
+        **{"layer_windows": [4, None], "model_type": "qwen3", "attention_bias": False},
     },
 }
 
@@ -64,6 +75,49 @@ def test_texts_that_share_a_row_are_read_as_if_alone(name):
             alone[key] += grad
     for key, grad in grads.items():
         assert np.abs(grad - alone[key]).max() < 1e-11 * np.abs(alone[key]).max(), key
+
+
+@pytest.mark.parametrize("name", ["dynamic", "ntk"])
+def test_each_text_has_the_frequencies_of_its_own_length(name):
+    """Not those of the longest text of its row, nor of the row."""
+    config = small_config(**CONFIGS[name])
+    _, segments, places = two_rows()
+    positions = default_positions(None, 0, 17, segments)
+    lengths = text_lengths(positions, segments)
+    assert lengths == [*LENGTHS, *LENGTHS[::-1]]
+    alphas = layer_plans(config, lengths)[0].alphas
+    assert len(set(alphas)) > 1
+    lone = [layer_plans(config, [length])[0].alphas[0] for length in lengths]
+    assert list(alphas) == lone
+    (plan, *_), like = layer_plans(config, lengths), np.zeros(1)
+    tables = position_tables(plan, config, positions, positions, like, segments)
+    for (row, place), length in zip(places, lengths, strict=True):
+        own, at = layer_plans(config, [length])[0], np.arange(length)
+        one = position_tables(own, config, at, at, like)
+        np.testing.assert_array_equal(tables.cos[row, place], one.cos)
+        np.testing.assert_array_equal(tables.sin[row, place], one.sin)
+
+
+@pytest.mark.parametrize("name", ["dynamic", "ntk", "logn"])
+def test_padding_behind_has_no_say_in_the_length(name):
+    config = small_config(**CONFIGS[name])
+    params, (ids, segments, _) = random_params(config), two_rows()
+    wide, beyond = (np.pad(a, ((0, 0), (0, 9)), constant_values=50) for a in (ids, segments))
+    real = np.pad(np.ones(ids.shape, bool), ((0, 0), (0, 9)))
+    logits, _ = language_model_forward(params, config, ids, segments=segments)
+    padded, _ = language_model_forward(params, config, wide, segments=beyond, attention_mask=real)
+    np.testing.assert_allclose(padded[:, :17], logits, rtol=0, atol=1e-12)
+
+
+def test_positions_that_are_given_are_of_the_texts_too():
+    config = small_config(**CONFIGS["ntk"])
+    params, (ids, segments, _) = random_params(config), two_rows()
+    positions = default_positions(None, 0, 17, segments)
+    logits, _ = language_model_forward(params, config, ids, segments=segments)
+    given, _ = language_model_forward(params, config, ids, segments=segments, positions=positions)
+    np.testing.assert_array_equal(given, logits)
+    with pytest.raises(ValueError, match="positions must be 0 or above, got -1"):
+        language_model_forward(params, config, ids, segments=segments, positions=np.arange(-1, 16))
 
 
 def test_without_segments_the_texts_see_each_other():

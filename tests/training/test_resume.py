@@ -4,13 +4,14 @@ import dataclasses
 import json
 import math
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from training.small_run import CONFIG, ROWS, VALIDATION, assert_same_run, run
 
 from minqwen.model.atomic_folder import recover
-from minqwen.training.resume import last_checkpoint, load_run, read_training
+from minqwen.training.resume import last_checkpoint, load_run, read_training, require_same_run
 
 NO_DROPOUT = dataclasses.replace(CONFIG, dropout=0.0)
 
@@ -53,6 +54,42 @@ def test_resuming_another_run_is_refused(tmp_path):
     (tmp_path / "checkpoint" / "state.npz").unlink()
     with pytest.raises(ValueError, match=r"cannot be resumed, it has no state\.npz"):
         run(tmp_path)
+
+
+def test_a_run_of_another_stage_is_said_to_be_one_before_anything_else(tmp_path):
+    run(tmp_path)
+    path = tmp_path / "checkpoint" / "training.json"
+    training = json.loads(path.read_text("utf-8"))
+    assert training["stage"] == "pretrain"
+    path.write_text(json.dumps({**training, "stage": "reward"}), "utf-8")
+    everything_else = {"steps": 5, "config": NO_DROPOUT, "rows": ROWS[::-1], "peak_lr": 0.5}
+    with pytest.raises(ValueError, match=r"the run in .* is one of reward, not of pretrain: use"):
+        run(tmp_path, **everything_else)
+    path.write_text(json.dumps({**training, "stage": 3}), "utf-8")
+    with pytest.raises(ValueError, match="missing or wrong stage"):
+        run(tmp_path)
+
+
+def test_a_run_from_before_the_stage_was_noted_goes_on(tmp_path):
+    flat = {"min_lr_ratio": 1.0, "warmup_steps": 0}
+    run(tmp_path / "whole", **flat)
+    run(tmp_path / "parts", steps=4, **flat)
+    path = tmp_path / "parts" / "checkpoint" / "training.json"
+    training = json.loads(path.read_text("utf-8"))
+    del training["stage"]
+    path.write_text(json.dumps(training), "utf-8")
+    run(tmp_path / "parts", **flat)
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")  # and now it is noted
+
+
+@pytest.mark.parametrize(
+    ("before", "now"), [("reward model", "reward"), ("online dpo", "online_dpo")]
+)
+def test_a_stage_may_be_called_what_it_was_called_before(before, now):
+    same = {"config": {}, "settings": {"steps": 1}, "rows": "", "validation_rows": None}
+    require_same_run(Path("run"), {**same, "stage": before}, {**same, "stage": now}, 1)
+    with pytest.raises(ValueError, match=f"one of {now}, not of dpo"):
+        require_same_run(Path("run"), {**same, "stage": before}, {**same, "stage": "dpo"}, 1)
 
 
 def test_another_long_context_field_is_named_with_what_it_was(tmp_path):
