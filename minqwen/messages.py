@@ -64,9 +64,9 @@ def _require_message(name: str, message: Any) -> None:
         raise TypeError(f"{name} must be an object with role and content, got {kind}")
     role = message.get("role")
     if role not in ROLES:
-        raise ValueError(f"{name} has the role {role!r}, it must be one of {', '.join(ROLES)}")
+        raise ValueError(f"{name} has the role {role!r:.80}, it must be one of {', '.join(ROLES)}")
     if unknown := sorted(map(str, message.keys() - {"role", "content"} - FIELDS[role])):
-        raise ValueError(f"{name}, role {role}, has the unknown field {unknown[0]!r}")
+        raise ValueError(f"{name}, role {role}, has the unknown field {unknown[0]!r:.80}")
     calls = message.get("tool_calls")
     if calls is not None and (not isinstance(calls, Sequence) or isinstance(calls, str | bytes)):
         raise TypeError(f"{name}.tool_calls must be a list, got {type(calls).__name__}")

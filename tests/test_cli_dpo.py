@@ -8,7 +8,8 @@ from helpers.commands import error_of, tiny_run, write_story
 from helpers.preferences import steps_in, write_preferences
 
 from minqwen.cli import main
-from minqwen.model.checkpoint import load_checkpoint
+from minqwen.model.checkpoint import load_checkpoint, save_checkpoint
+from minqwen.tokenizer.bpe import bpe_train
 from minqwen.training.resume import read_training
 
 pytest.importorskip("matplotlib")
@@ -76,5 +77,10 @@ def test_a_model_of_another_kind_is_refused(base, pairs, tmp_path, capsys):
     assert wanted in error_of(capsys, *words(pairs, scored, out))
     error = error_of(capsys, *words(pairs, base, out, "--reference", str(scored)))
     assert f"the reference in {scored} has another config than the model" in error
+    config, params = load_checkpoint(base / "checkpoint")
+    other = bpe_train("other text " * 9, 265, special_tokens=["<|im_start|>", "<|im_end|>"])
+    save_checkpoint(tmp_path / "other", config, params, tokenizer=other)
+    error = error_of(capsys, *words(pairs, base, out, "--reference", str(tmp_path / "other")))
+    assert f"the reference in {tmp_path / 'other'} has another tokenizer than the model" in error
     assert "beta must be positive" in error_of(capsys, *words(pairs, base, out, "--beta", "0"))
     assert not out.exists()

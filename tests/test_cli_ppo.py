@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers.commands import STORY, error_of, tiny_run, write_story
 
-from minqwen.alignment import ppo
+from minqwen.alignment import ppo, rollout
 from minqwen.alignment.reward_model import to_reward_model
 from minqwen.alignment.settings import REPORT_PPO
 from minqwen.alignment.start_params import params_fingerprint
@@ -81,7 +81,7 @@ def test_trains_goes_on_and_can_be_asked(base, judge, prompts, tmp_path, capsys)
     captured = capsys.readouterr()
     assert captured.err == ""
     assert captured.out.startswith("trained 3 steps; ")
-    assert "--special $'<|im_start|>" in captured.out
+    assert f"generate {out} $'<|im_start|>" in captured.out
     assert [row["step"] for row in rows_in(out)] == [1, 2, 3]
     assert {path.name for path in out.iterdir()} == {"checkpoint", "metrics.jsonl", "metrics.png"}
     assert main(words(prompts, base / "checkpoint", judge, out, steps=4)) == 0
@@ -122,7 +122,28 @@ def test_pretraining_is_mixed_in(base, judge, prompts, tmp_path, capsys):
     assert "--ptx-coef needs --ptx" in error
     error = error_of(capsys, *words(prompts, base, judge, fresh, "--ptx", str(text)))
     assert "--ptx needs --ptx-coef" in error
+    for option in ("--ptx-batch-size", "--ptx-context"):
+        error = error_of(capsys, *words(prompts, base, judge, fresh, option, "4"))
+        assert f"{option} needs --ptx or --ptx-builtin" in error
     assert not fresh.exists()
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize(("name", "ended"), [("<|im_end|>", 1), ("<|endoftext|>", 0)])
+def test_a_stop_that_the_reward_model_does_not_know_is_no_end(
+    base, judge, prompts, tmp_path, monkeypatch, name, ended
+):
+    known = Tokenizer.from_pretrained(base / "checkpoint").special_tokens
+
+    def writes_it(params, config, prompt, *, eos_token_ids, **options):
+        assert set(eos_token_ids) == {known["<|im_end|>"], known["<|endoftext|>"]}
+        return np.concatenate([prompt, np.full((len(prompt), 1), known[name])], axis=1)
+
+    monkeypatch.setattr(rollout, "generate", writes_it)
+    assert main(words(prompts, base, judge, tmp_path / "run", steps=2)) == 0
+    for row in rows_in(tmp_path / "run"):
+        assert (row["ended"], row["length"]) == (ended, 1)
+        assert row["penalised_reward"] == pytest.approx(row["reward"] - (1 - ended))
 
 
 def test_prompts_are_chats_up_to_the_answer(base, prompts, capsys):
@@ -169,6 +190,7 @@ def test_impossible_settings_are_named(base, judge, prompts, tmp_path, capsys):
         (["--minibatches", "3"], "minibatches must be a divisor"),
         (["--temperature", "0"], "temperature must be positive"),
         (["--top-p", "0"], "top_p must be in (0, 1]"),
+        (["--missing-end-penalty", "-1"], "missing_end_penalty must be 0 or more"),
     ):
         assert message in error_of(capsys, *words(prompts, base, judge, tmp_path / "run", *more))
     assert not (tmp_path / "run").exists()
@@ -182,6 +204,42 @@ def test_every_number_of_the_report_is_a_preset():
     chosen = choose_settings(args, PRESETS, OPTIONS)
     assert (chosen.lam, chosen.whiten_advantages) == (1.0, False)
     assert chosen.value_lr == 5 * chosen.policy_lr  # as in the report
+
+
+@pytest.mark.parametrize(
+    ("more", "steps"),
+    [
+        ([], 20),
+        (["--steps", "10"], 1),
+        (["--steps", "400"], 40),
+        (["--preset", "report", "--steps", "40"], 10),
+        (["--steps", "10", "--value-warmup-steps", "20"], 20),
+    ],
+)
+def test_the_warm_up_of_the_value_model_is_a_share_of_the_run(tmp_path, more, steps):
+    line = ["ppo", "p", "--start-from", "s", "--reward-model", "r", "--out", str(tmp_path), *more]
+    chosen = choose_settings(build_parser(line).parse_args(line), PRESETS, OPTIONS)
+    assert chosen.value_warmup_steps == steps
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_policy_that_will_not_change_is_said(base, judge, prompts, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(words(prompts, base, judge, out, steps=1)) == 0
+    error = capsys.readouterr().err
+    assert error.startswith("the policy will not change: in all 1 steps only the value model")
+    assert error.endswith("--value-warmup-steps is 1\n")
+    longer = words(prompts, base, judge, out, steps=3)
+    place = longer.index("--value-warmup-steps")
+    assert main(longer[:place] + longer[place + 2 :]) == 0  # goes on with that of the run
+    assert capsys.readouterr().err == ""
+    assert ["ratio" in row for row in rows_in(out)] == [False, True, True]
+
+
+def test_nothing_is_held_out_so_nothing_is_looked_at(base, judge, prompts, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(words(prompts, base, judge, tmp_path / "run", "--eval-every", "2"))
+    assert "unrecognized arguments: --eval-every" in capsys.readouterr().err
 
 
 def test_a_reward_model_of_the_command_reads_what_the_policy_wrote(base, judge):

@@ -88,6 +88,17 @@ def test_scores_a_file_without_training(base, pairs, tmp_path, capsys):
     )
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--lr", "0.1"), ("--steps", "3"), ("--epochs", "1"), ("--validation", "0"), ("--seed", "1"),
+     ("--clip", "1"), ("--center-coef", "0"), ("--checkpoint-every", "5")],
+)  # fmt: skip
+def test_options_of_training_do_not_go_with_score(base, pairs, tmp_path, capsys, option, value):
+    error = error_of(capsys, *words(pairs, base, tmp_path / "x", "--score", option, value))
+    assert f"{option} is of training, with --score nothing is trained" in error
+    assert not (tmp_path / "x").exists()
+
+
 def test_epochs_become_steps(base, pairs, tmp_path, capsys):
     out = tmp_path / "run"
     assert main(words(pairs, base, out, "--epochs", "2", "--validation", "0")) == 0

@@ -86,22 +86,34 @@ def test_trains_from_a_run_or_its_checkpoint_and_goes_on(base, chats, tmp_path, 
     assert "has another start_model" in error  # a run does not start from itself
 
 
-def test_the_hint_asks_the_model_in_chatml(base, chats, tmp_path, capsys):
-    out = tmp_path / "run"
+def words_of(line):
+    """The words of a line as bash reads it, with $'...', which shlex does not know."""
+
+    def plain(found):
+        escapes = {"\\n": "\n", "\\'": "'", "\\\\": "\\"}
+        return shlex.quote(re.sub(r"\\.", lambda one: escapes[one[0]], found[1]))
+
+    return shlex.split(re.sub(r"\$'((?:[^'\\]|\\.)*)'", plain, line))
+
+
+@pytest.mark.parametrize("folder", ["run", "my 'run' $HOME"])
+def test_the_line_that_is_printed_asks_the_model_in_chatml(base, chats, tmp_path, capsys, folder):
+    out = tmp_path / folder
     assert main(words(chats, base, out, "--template", "qwen1.5", steps=1)) == 0
-    said = capsys.readouterr().out.splitlines()
-    (prompt,) = re.findall(r"--special \$'(.*)'$", said[-1])
-    text = prompt.replace("\\n", "\n").replace("\\'", "'")
+    line = capsys.readouterr().out.splitlines()[-1]
+    found = words_of(line)
+    asks = found[found.index("generate") :]
+    assert main([*asks, "--max-new-tokens", "2", "--json"]) == 0
+    text = json.loads(capsys.readouterr().out)["prompt"]
     tokenizer = Tokenizer.from_pretrained(out / "checkpoint")
     asked = [{"role": "user", "content": "your text"}]
     expected = encode_chat(tokenizer, asked, template="qwen1.5", generation_prompt=True).ids
     assert tokenizer.encode(text, allowed_special="all") == expected
-    assert main(["generate", str(out), text, "--special", "--max-new-tokens", "2"]) == 0
+    assert asks == ["generate", str(out), text, "--special"]
     if sys.platform != "win32":
-        shell = f"printf %s {said[-1].partition('--special ')[2]}"
+        shell = f"printf '%s\\0' {line}"
         ran = subprocess.run(["bash", "-c", shell], capture_output=True, check=True)
-        assert ran.stdout.decode() == text
-        assert shlex.split(said[-1])[-3] == str(out)
+        assert ran.stdout.decode().split("\0")[:-1] == found
 
 
 def test_says_what_it_found(base, tmp_path, capsys):
@@ -110,9 +122,37 @@ def test_says_what_it_found(base, tmp_path, capsys):
     command.remove("--quiet")
     assert main(command) == 0
     first, second = capsys.readouterr().err.splitlines()[:2]
-    assert re.match(r"18 chats, \d+ tokens to train on; 2 chats held out; [\d,]+ param", first)
-    assert second == "1 of 18 chats left out, no token is trained on: line 20"
+    assert first == f"{chats}: 1 of 20 chats left out, no token is trained on: line 20"
+    assert re.match(r"17 chats, \d+ tokens to train on; 2 chats held out; [\d,]+ param", second)
     assert [row["step"] for row in rows_in(tmp_path / "run") if "validation_loss" in row] == [0, 1]
+
+
+def test_what_cannot_be_used_is_never_held_out(base, tmp_path, capsys):
+    """Half of two is one, by whatever seed: the three others are no choice."""
+    chats = write_chats(tmp_path / "c.jsonl", [[QUESTION], CHATS[0], [QUESTION], CHATS[3]])
+    for seed in range(6):
+        out = tmp_path / str(seed)
+        more = ("--validation", "0.5", "--seed", str(seed), "--preset", "small")
+        assert main(words(chats, base, out, *more, steps=1)) == 0
+        assert "validation_loss" in rows_in(out)[0]
+    error = capsys.readouterr().err
+    assert error.count("c.jsonl: 2 of 4 chats left out, no token is trained on: line 1, 3\n") == 6
+
+
+def test_notes_name_the_file_and_the_line(base, tmp_path, capsys):
+    long, late = ([{**QUESTION, "content": text}, CHATS[0][1]] for text in ("Count.", "x " * 99))
+    long = [long[0], {"role": "assistant", "content": "1 2 3 4 5 " * 20}]
+    chats = write_chats(tmp_path / "c.jsonl", [CHATS[0], long, CHATS[3]])
+    held_out = write_chats(tmp_path / "held.jsonl", [CHATS[0], [QUESTION], late, long])
+    out = tmp_path / "run"
+    assert main(words(chats, base, out, "--validation", str(held_out), steps=1)) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        f"{chats}: 1 of 3 chats cut after 81 tokens: line 2",
+        f"{held_out}: 1 of 4 chats left out, no token is trained on: line 2",
+        f"{held_out}: 1 of 4 chats left out, what is trained on comes after the first 81 tokens: "
+        "line 3",
+        f"{held_out}: 1 of 4 chats cut after 81 tokens: line 4",
+    ]
 
 
 def test_held_out_chats_can_be_a_file(base, chats, tmp_path, capsys):
@@ -176,7 +216,7 @@ def test_a_model_that_cannot_be_fine_tuned_is_named(base, chats, tmp_path, capsy
 def test_nothing_to_learn_is_an_error_before_anything_is_written(base, tmp_path, capsys):
     chats = write_chats(tmp_path / "c.jsonl", [[QUESTION]])
     error = error_of(capsys, *words(chats, base, tmp_path / "run"))
-    assert "none of 1 chats has a label" in error
+    assert f"{chats}: nothing can be learnt from it: 1 of 1 chats left out, no token" in error
     assert not (tmp_path / "run").exists()
 
 

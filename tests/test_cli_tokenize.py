@@ -105,6 +105,15 @@ def test_errors(words, tmp_path, capsys, monkeypatch):
     assert "--special is for texts" in error_of(capsys, *words, "--special", "--chat", chat)
     assert "need --chat" in error_of(capsys, *words, "Hi", "--template", "qwen2")
     assert "need --chat" in error_of(capsys, *words, "Hi", "--line", "1")
+    tools = json.dumps({"messages": MESSAGES, "tools": [{"name": "t"}]})
+    tools = write(tmp_path / "tools.jsonl", f'{{"messages": {json.dumps(MESSAGES)}}}\n{tools}\n')
+    assert "tools.jsonl, line 2: tools were given" in error_of(capsys, *words, "--chat", tools)
+    with open(tools, "rb") as stream:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(stream))
+        assert "error: <stdin>, line 2: tools" in error_of(capsys, *words, "--chat", "-")
+    document = write(tmp_path / "c.json", json.dumps(MESSAGES, indent=1) + "]")
+    assert "c.json: not JSON: " in (found := error_of(capsys, *words, "--chat", document))
+    assert "at line 14, character 2" in found
     last = error_of(capsys, *words, "--chat", chat, "--generation-prompt")
     assert "the last message is one already" in last
     bpe_train("", merges=0, special_tokens=()).save_pretrained(tmp_path / "t")

@@ -114,6 +114,9 @@ def plot_calibration(found: Calibration, path: Path, title: str = "") -> None:
     for axes in (curve, bars):
         axes.grid(alpha=0.3)
     aside = path.with_suffix(".tmp.png")
-    with explain_os_errors(f"write {path}"):
-        figure.savefig(aside, dpi=120)
-        os.replace(aside, path)
+    try:
+        with explain_os_errors(f"write {path}"):
+            figure.savefig(aside, dpi=120)
+            os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)  # what a failure left

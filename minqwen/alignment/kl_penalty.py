@@ -111,7 +111,7 @@ def missing_end_penalty(
     Args:
         scores: (B,) float, of the reward model.
         ended: (B,) bool, True = the answer has an end token.
-        penalty: a number above 0.
+        penalty: 0 or more.
         how: "subtract" gives score - penalty, as TRL does; "replace" gives -penalty whatever the
             score was, as Huang et al. 2024 do with 1, since the reward model never saw such text.
 

@@ -7,36 +7,12 @@ moments; pretraining, which has the largest models, changes them in place (train
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from ..model.config import QwenConfig
 from ..params import Params
-from ..training.adamw import AdamWState, adamw_init, adamw_step
-from ..training.update import clipped
-
-
-class AdamWSettings(Protocol):
-    """What an update reads of the settings."""
-
-    @property
-    def beta1(self) -> float:
-        """Share of the old mean of the gradient."""
-
-    @property
-    def beta2(self) -> float:
-        """Share of the old mean of its square."""
-
-    @property
-    def eps(self) -> float:
-        """Added to the square root."""
-
-    @property
-    def weight_decay(self) -> float:
-        """Of the matrices."""
-
-    @property
-    def max_norm(self) -> float:
-        """Of the gradient; math.inf = no clipping."""
+from ..training.adamw import AdamWState, adamw_init
+from ..training.update import AdamWSettings, apply_adamw, clipped
 
 
 class Learned(NamedTuple):
@@ -75,14 +51,5 @@ def moved(
     params = {key: w.copy() for key, w in params.items()}
     m, v = ({key: x.copy() for key, x in moments.items()} for moments in (state["m"], state["v"]))
     state = {"step": state["step"], "m": m, "v": v}
-    adamw_step(
-        params,
-        grads,
-        state,
-        lr=lr,
-        beta1=settings.beta1,
-        beta2=settings.beta2,
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
-    )
+    apply_adamw(params, grads, state, settings, lr)
     return Learned(config, params, state), norm

@@ -19,6 +19,7 @@ Paper:    Qwen Technical Report, 3.2.2 Reinforcement Learning; its numbers are i
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import Array, to_device
+from ..data.jsonl import parse_json
 from ..data.packing import require_rows
 from ..extras import require_extra
 from ..model.checkpoint import SavesItself, load_checkpoint, prepare_tensors, write_checkpoint
@@ -63,6 +65,7 @@ def ppo(
     value_params: Params,
     ptx_rows: Array | None = None,
     eos_token_ids: Sequence[int],
+    end_token_ids: Sequence[int] | None = None,
     pad_id: int,
     tokenizer: SavesItself | None = None,
     evaluate: Evaluate | None = None,
@@ -85,6 +88,8 @@ def ppo(
         value_params: of it at the start; copied.
         ptx_rows: (n, C + 1) int, of `pack_documents`; needed when settings.ptx_coef is above 0.
         eos_token_ids: tokens that end an answer.
+        end_token_ids: those of them that the score knows as an end: an answer that stops with
+            another one has no end, see missing_end of the settings. None: all.
         pad_id: fills up rows; no token sees it.
         tokenizer: saved with every checkpoint.
         evaluate: looks at the policy now and then (settings.eval_every) and returns numbers by
@@ -113,6 +118,9 @@ def ppo(
     folder, s = Path(run_folder), settings
     require_extra(*["matplotlib"] * plot, *["tqdm"] * wants_bar(progress))
     _require_fit(config, params, queries, value_config, value_params, eos_token_ids, pad_id)
+    ends = None if end_token_ids is None else tuple(map(int, end_token_ids))
+    if ends is not None and not set() < set(ends) <= set(map(int, eos_token_ids)):
+        raise ValueError(f"end_token_ids must be some of eos_token_ids, got {ends}")
     if s.ptx_coef and ptx_rows is None:
         raise ValueError(f"ptx_coef={s.ptx_coef} needs ptx_rows, the text of pretraining")
     if ptx_rows is not None:
@@ -122,11 +130,13 @@ def ppo(
         s,
         _one_array(queries),
         None,
+        stage="ppo",
         start_model=params_fingerprint(params),
         value_model=params_fingerprint(value_params),
         value_config=value_config.to_dict(),
         ptx_rows=None if ptx_rows is None else params_fingerprint({"rows": ptx_rows}),
         eos_token_ids=list(map(int, eos_token_ids)),
+        end_token_ids=ends,
         pad_id=int(pad_id),
         **(also_same or {}),
     )
@@ -148,6 +158,7 @@ def ppo(
             settings=s,
             ptx_rows=ptx_rows,
             eos_token_ids=tuple(map(int, eos_token_ids)),
+            end_token_ids=ends,
             pad_id=int(pad_id),
             training=training,
             tokenizer=tokenizer,
@@ -176,6 +187,7 @@ class Ppo:
     settings: PpoSettings
     ptx_rows: Array | None
     eos_token_ids: tuple[int, ...]
+    end_token_ids: tuple[int, ...] | None
     pad_id: int
     training: Training
     tokenizer: SavesItself | None
@@ -196,6 +208,7 @@ class Ppo:
             self.settings,
             ptx_rows=self.ptx_rows,
             eos_token_ids=self.eos_token_ids,
+            end_token_ids=self.end_token_ids,
             pad_id=self.pad_id,
         )
         return after, metrics_of(glass, after.step, self.settings)
@@ -253,14 +266,20 @@ def _load(folder: Path, start: PpoState, dtype: str, training: Training) -> PpoS
         return None
     params, state, before = found
     checkpoint = folder / "checkpoint"
+    if before.get("stage", "ppo") != "ppo":  # a run of another stage is named as such
+        require_same_run(folder, before, training, state["step"])
     path = checkpoint / "ppo.json"
     if not path.is_file():
         raise ValueError(f"{checkpoint} is not of a run of PPO, it has no ppo.json")
     try:
-        noted = json.loads(path.read_text(encoding="utf-8"))
-        step = int(noted["step"])
-        stats = {name: float(noted["scores"][name]) for name in new_reward_stats()}
-    except (ValueError, KeyError, TypeError) as error:
+        noted = parse_json(path.read_bytes())
+        step, scores = noted["step"], noted["scores"]
+        if type(step) is not int or step < 0:
+            raise ValueError(f"step must be a whole number from 0, got {step!r:.80}")
+        stats = {name: float(scores[name]) for name in new_reward_stats()}
+        if not all(map(math.isfinite, stats.values())) or min(stats["count"], stats["m2"]) < 0:
+            raise ValueError(f"impossible scores {stats}")
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise ValueError(f"{path} is corrupt or cut off: {error}") from None
     require_same_run(folder, before, training, step)
     _, value_params = load_checkpoint(checkpoint / "value", dtype=dtype)

@@ -2,8 +2,9 @@
 
     reward, reward_std       scores as they came, over the answers of the step
     penalised_reward         the same after the penalty for a missing end
-    objective                penalised_reward - kl_coef * kl: what PPO makes larger
-    kl, kl_token             log pi - log ref, summed over an answer; and per token
+    objective                penalised_reward - kl_coef * the run's kl_estimator, summed over an
+                             answer: what PPO makes larger
+    kl, kl_token             log pi - log ref (k1), summed over an answer; and per token
     entropy                  of the policy at the tokens of answers, nats
     length, ended            tokens of an answer; share of the answers with an end token
     loss, value_loss, ptx_loss, clip_fraction, value_clip_fraction, ratio, approx_kl, grad_norm,
@@ -26,6 +27,7 @@ import numpy as np
 
 from ..backend import Array, to_numpy
 from ..training.metrics import Row
+from .kl_penalty import kl_estimate
 from .metrics_plot import Panel
 from .ppo_step import Glass
 from .settings import PpoSettings
@@ -61,6 +63,7 @@ def metrics_of(glass: Glass, step: int, settings: PpoSettings) -> Row:
     spread = float(returns.var())
     unexplained = float((returns - values).var()) / spread if spread else 1.0
     kl_of_answer = float(kl.sum()) / len(mask)
+    price = settings.kl_coef * float(kl_estimate(kl, settings.kl_estimator).sum()) / len(mask)
     penalised = float(found.penalised.mean())
     row: Row = {
         "step": step,
@@ -69,7 +72,7 @@ def metrics_of(glass: Glass, step: int, settings: PpoSettings) -> Row:
         "reward": float(found.scores.mean()),
         "reward_std": float(found.scores.std()),
         "penalised_reward": penalised,
-        "objective": penalised - settings.kl_coef * kl_of_answer,
+        "objective": penalised - price,
         "kl": kl_of_answer,
         "kl_token": float(kl.mean()),
         "entropy": float(of_tokens(seen.entropy).mean()),

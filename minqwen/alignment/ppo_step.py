@@ -69,6 +69,7 @@ def ppo_step(
     *,
     ptx_rows: Array | None = None,
     eos_token_ids: Sequence[int],
+    end_token_ids: Sequence[int] | None = None,
     pad_id: int,
 ) -> tuple[PpoState, Glass]:
     """Answer the next batch of queries and learn from it.
@@ -82,6 +83,7 @@ def ppo_step(
         settings: of the run.
         ptx_rows: (n, C + 1) int of pack_documents, for settings.ptx_coef.
         eos_token_ids: tokens that end an answer.
+        end_token_ids: those of them without which an end is missing; None: all.
         pad_id: fills up rows.
 
     Returns:
@@ -102,6 +104,7 @@ def ppo_step(
         temperature=s.temperature,
         top_p=s.top_p,
         eos_token_ids=eos_token_ids,
+        end_token_ids=end_token_ids,
         pad_id=pad_id,
         rng=np.random.default_rng([ROLLOUT, s.seed, now.step]),
     )

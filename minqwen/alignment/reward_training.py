@@ -180,7 +180,7 @@ def train_reward_model(
         s,
         as_numbers(pairs),
         None if validation_pairs is None else as_numbers(validation_pairs),
-        stage="reward model",
+        stage="reward",
         start_model=params_fingerprint({key: w.astype(s.dtype) for key, w in params.items()}),
     )
     return train_on_pairs(

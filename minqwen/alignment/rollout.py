@@ -40,7 +40,7 @@ class Rollout(NamedTuple):
     real: Array  # (B, Q + T) bool, False = padding
     answers: Array  # (B, T) int64, padding after the end token
     mask: Array  # (B, T) bool, True = a token of the answer, its end token included
-    ended: Array  # (B,) bool, True = the answer has an end token
+    ended: Array  # (B,) bool, True = the answer has an end token, one that counts
 
 
 def rollout(
@@ -53,6 +53,7 @@ def rollout(
     temperature: float = 1.0,
     top_p: float = 1.0,
     eos_token_ids: Sequence[int],
+    end_token_ids: Sequence[int] | None = None,
     pad_id: int,
     rng: np.random.Generator,
 ) -> Rollout:
@@ -67,6 +68,7 @@ def rollout(
         temperature: the logits are divided by it, above 0.
         top_p: sample from the best tokens that together reach this probability.
         eos_token_ids: tokens that end an answer, at least one.
+        end_token_ids: those of them that make it one which has ended; None: all.
         pad_id: fills up rows; no token sees it.
         rng: of the sampling.
 
@@ -99,11 +101,17 @@ def rollout(
         rng=rng,
         attention_mask=prompt_real,
     )
-    return lay_out(prompt, prompt_real, ids[:, prompt.shape[1] :], eos_token_ids, pad_id)
+    answers = ids[:, prompt.shape[1] :]
+    return lay_out(prompt, prompt_real, answers, eos_token_ids, pad_id, end_token_ids)
 
 
 def lay_out(
-    prompt: Array, prompt_real: Array, answers: Array, eos_token_ids: Sequence[int], pad_id: int
+    prompt: Array,
+    prompt_real: Array,
+    answers: Array,
+    eos_token_ids: Sequence[int],
+    pad_id: int,
+    end_token_ids: Sequence[int] | None = None,
 ) -> Rollout:
     """Cut answers after their first end token and put them behind their queries.
 
@@ -113,6 +121,8 @@ def lay_out(
         answers: (B, T) int; what stands after an end token does not matter.
         eos_token_ids: tokens that end an answer.
         pad_id: stands where the answer was cut.
+        end_token_ids: those of eos_token_ids that count as an end; None: all. A model of chats
+            stops at <|endoftext|> too, but only <|im_end|> ends an answer there.
 
     >>> found = lay_out(np.array([[5]]), np.array([[True]]), np.array([[6, 2, 7, 2]]), [2], 0)
     >>> found.answers, found.mask, found.ended
@@ -122,13 +132,15 @@ def lay_out(
     is_end: Array = np.isin(answers, list(eos_token_ids))
     ends_before = is_end.cumsum(axis=1) - is_end  # end tokens in front of this one
     mask = ends_before == 0
+    counts = is_end if end_token_ids is None else np.isin(answers, list(end_token_ids))
+    ended = (counts & mask).any(axis=1)
     answers = np.where(mask, answers, pad_id).astype(np.int64)
     return Rollout(
         input_ids=np.concatenate([prompt, answers], axis=1),
         real=np.concatenate([prompt_real, mask], axis=1),
         answers=answers,
         mask=mask,
-        ended=is_end.sum(axis=1) > 0,
+        ended=ended,
     )
 
 

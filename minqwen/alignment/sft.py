@@ -14,7 +14,9 @@ answer would weigh more in it than one of a long answer.
 
 A row is one chat, padded, or several that do not see each other (chat_batch.py). So for the same
 chats both ways give the gradient of the chats one by one, and packing only saves the work on empty
-places. With an equal `batch_size`, which counts rows, a packed batch holds more chats.
+places. With an equal `batch_size`, which counts rows, a packed batch holds more chats. Two things
+do depend on what is worked on together: the numbers that dropout draws, and the balance loss of a
+mixture of experts, which is one of a piece of the batch (training/accumulate.py).
 
 The report's dropout acts in training only and is no property of the model: the checkpoint's config
 keeps the dropout it had.
@@ -41,6 +43,7 @@ from ..backend import array_module, to_device
 from ..data.packing import batch_rows
 from ..extras import require_extra
 from ..layers.cross_entropy import cross_entropy_forward
+from ..model.backbone import require_separable
 from ..model.checkpoint import SavesItself
 from ..model.config import QwenConfig, check_params
 from ..model.language_model import language_model_forward
@@ -59,7 +62,7 @@ from .settings import SftSettings
 from .sft_rows import facts_of, rows_and_notes, take_rows
 from .start_params import params_fingerprint, start_or_resume
 
-DROPOUT = 3  # first word of the seed: no two uses share a stream (0, 1: pretrain, 2: data.packing)
+DROPOUT = 3  # first word of the seed: no two uses in this run share a stream (2: data.packing)
 
 PANELS: tuple[Panel, ...] = (
     ("loss of the tokens that are trained on", "nats per token", ("loss", "validation_loss")),
@@ -167,6 +170,8 @@ def sft(
         TypeError, ValueError: the chats do not fit the model, or nothing in them is trained on
             (nothing has been written yet); or the folder holds a run with other settings, another
             model or other chats, or one of its files is damaged; the message names it.
+        NotImplementedError: settings.packed, and the model has dual chunk attention, for which
+            chats of a row cannot be kept apart; nothing has been written yet.
         FloatingPointError: a loss or gradient became NaN or infinite. The last checkpoint stands.
         OSError: the folder cannot be written, or another process trains in it. The last checkpoint
             stands.
@@ -178,6 +183,8 @@ def sft(
     if config.num_labels:
         raise ValueError(f"the config has num_labels={config.num_labels}: it is no language model")
     check_params(params, config)
+    if s.packed:
+        require_separable(config)
     rows, notes = rows_and_notes("chats", chats, s, pad_id, config.vocab_size, names)
     held_out: Batch | None = None
     if validation_chats is not None:
@@ -189,6 +196,7 @@ def sft(
         s,
         facts_of(rows),
         None if held_out is None else facts_of(held_out),
+        stage="sft",
         start_model=params_fingerprint({key: w.astype(s.dtype) for key, w in params.items()}),
     )
 

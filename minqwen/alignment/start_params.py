@@ -8,6 +8,7 @@ frozen reference, which is one more reason.
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from ..backend import to_numpy
 from ..params import Params
 from ..training.adamw import AdamWState, adamw_init
 from ..training.resume import Training, load_run, require_same_run
+
+STEPS = "steps.json"  # in a checkpoint, where the run has more steps than AdamW has done updates
 
 
 def params_fingerprint(params: Params) -> str:
@@ -35,6 +38,27 @@ def params_fingerprint(params: Params) -> str:
     return digest.hexdigest()
 
 
+def write_steps(checkpoint: Path, step: int) -> None:
+    """Note the steps of a run in which not every step is an update of AdamW."""
+    (checkpoint / STEPS).write_text(json.dumps({"step": step}) + "\n", encoding="utf-8")
+
+
+def _steps_done(path: Path, updates: int) -> int:
+    """Return the steps that write_steps noted; without such a file each was an update."""
+    if not path.is_file():
+        return updates
+    try:
+        step = json.loads(path.read_text(encoding="utf-8"))["step"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is corrupt or cut off: {error}") from None
+    if type(step) is not int or step < updates:
+        raise ValueError(
+            f"{path} is corrupt or cut off: step must be a whole number, at least the {updates} "
+            f"updates of state.npz, got {step!r}"
+        )
+    return step
+
+
 def start_or_resume(
     folder: Path, params: Params, training: Training, dtype: str
 ) -> tuple[Params, AdamWState, int]:
@@ -52,7 +76,8 @@ def start_or_resume(
     resumed = load_run(folder, dtype)
     if resumed is not None:
         params, state, before = resumed
-        require_same_run(folder, before, training, state["step"])
-        return params, state, state["step"]
+        step = _steps_done(folder / "checkpoint" / STEPS, state["step"])
+        require_same_run(folder, before, training, step)
+        return params, state, step
     params = {key: w.astype(dtype) for key, w in params.items()}  # a copy
     return params, adamw_init(params), -1

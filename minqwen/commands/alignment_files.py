@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from ..cli import program
+from ..data.jsonl import on_line
 from ..data.records import read_chats
 from ..model.checkpoint import load_checkpoint
 from ..model.config import QwenConfig
@@ -24,6 +26,7 @@ from ..training.resume import last_checkpoint, read_training
 from .files import checkpoint_of
 
 HOLD_OUT = 4  # first word of the seed
+SHARE = 0.05  # held out, where nothing was given
 Item = TypeVar("Item")
 Settings = TypeVar("Settings")
 
@@ -33,6 +36,11 @@ class Option(NamedTuple):
     help: str
     name: str | None = None  # None: the field, with dashes
     choices: Sequence[str] | None = None
+
+    @property
+    def flag(self) -> str:
+        """As it is written on the command line."""
+        return self.name or "--" + self.field.replace("_", "-")
 
 
 LOOP = (
@@ -84,13 +92,12 @@ def add_settings_arguments(
     )
     for option in options:
         default = getattr(presets[first], option.field)
-        name = option.name or "--" + option.field.replace("_", "-")
         more: dict[str, Any] = {"action": argparse.BooleanOptionalAction}  # --packed, --no-packed
         if not isinstance(default, bool):
             metavar = None if option.choices else type(default).__name__.upper()
             more = {"type": type(default), "choices": option.choices, "metavar": metavar}
         shown = ("no", "yes")[default] if isinstance(default, bool) else default
-        group.add_argument(name, dest=option.field, help=f"{option.help} ({shown})", **more)
+        group.add_argument(option.flag, dest=option.field, help=f"{option.help} ({shown})", **more)
 
 
 def choose_settings(
@@ -98,8 +105,8 @@ def choose_settings(
 ) -> Settings:
     """Return the preset with what was given.
 
-    A warm-up that was not given is that of the run to resume; else it shrinks or grows with
-    --steps, so that its share of the run is that of the preset.
+    A warm-up that was not given, also that of PPO's value model, is that of the run to resume; else
+    it shrinks or grows with --steps, so that its share of the run is that of the preset.
 
     Args:
         args: of the command line, with preset and out.
@@ -112,25 +119,25 @@ def choose_settings(
     preset: Any = presets[args.preset]
     values = {option.field: getattr(args, option.field) for option in options}
     values = {field: value for field, value in values.items() if value is not None}
-    if "warmup_steps" in {field.name for field in fields(preset)} - values.keys():
+    known = {field.name for field in fields(preset)}
+    for name in known & {"warmup_steps", "value_warmup_steps"} - values.keys():
         steps = values.get("steps", preset.steps)
-        values["warmup_steps"] = preset.warmup_steps * steps // preset.steps
+        values[name] = getattr(preset, name) * steps // preset.steps
         checkpoint = last_checkpoint(args.out)
         if checkpoint is not None:
-            before = read_training(checkpoint)["settings"].get("warmup_steps")
-            values["warmup_steps"] = min(before or 0, steps)
+            before = read_training(checkpoint)["settings"].get(name) or 0
+            values[name] = min(before, steps) if name == "warmup_steps" else before
     chosen: Settings = replace(preset, **values)
     return chosen
 
 
-def add_validation_argument(parser: argparse.ArgumentParser, default: float = 0.05) -> None:
-    """Declare --validation."""
+def add_validation_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare --validation; None when it was not given."""
     parser.add_argument(
         "--validation",
         type=_share_or_file,
-        default=default,
         metavar="FILE|SHARE",
-        help=f"a file like the one to train on, or a share of that, held out ({default})",
+        help=f"a file like the one to train on, or a share of that, held out ({SHARE})",
     )
 
 
@@ -143,7 +150,7 @@ def _share_or_file(text: str) -> float | Path:
 
 def hold_out(
     items: Sequence[Item],
-    validation: float | Path,
+    validation: float | Path | None,
     seed: int,
     read: Callable[[Path], list[Item]],
 ) -> tuple[list[Item], list[Item] | None]:
@@ -151,7 +158,7 @@ def hold_out(
 
     Args:
         items: all there are.
-        validation: a file, of which everything is held out, or a share of the items.
+        validation: a file, of which everything is held out, or a share of the items; None: SHARE.
         seed: of the choice.
         read: reads the file.
 
@@ -166,6 +173,7 @@ def hold_out(
     >>> hold_out("abcd", 0.1, seed=0, read=list)  # less than half an item
     (['a', 'b', 'c', 'd'], None)
     """
+    validation = SHARE if validation is None else validation
     if isinstance(validation, Path):
         return list(items), read(validation)
     if not 0 <= validation < 1:
@@ -229,19 +237,50 @@ class NumberedChat(NamedTuple):
     line: int  # of the file, 1 for the first
 
 
+def open_beside(start: Start, what: str, path: Path, dtype: str, score_head: bool | None) -> Start:
+    """Read another model, which must read the ids that the model to start from writes.
+
+    Args:
+        start: that model.
+        what: the other is, for the message.
+        path: its folder, a checkpoint or a run.
+        dtype: of the parameters.
+        score_head: as in open_start.
+
+    Raises:
+        ValueError: it has the other head, or another tokenizer.
+        FileNotFoundError: a file is missing.
+    """
+    found = open_start(path, dtype, score_head=score_head)
+    ours, theirs = start.tokenizer, found.tokenizer
+    same = ours.special_tokens == theirs.special_tokens and ours.vocab_size == theirs.vocab_size
+    if not same or any(ours.token_bytes(i) != theirs.token_bytes(i) for i in range(ours.n_regular)):
+        raise ValueError(f"the {what} in {path} has another tokenizer than the model to start from")
+    return found
+
+
 def read_encoded_chats(
-    path: Path, tokenizer: Tokenizer, template: str, train_on: str = "answers"
+    path: Path,
+    tokenizer: Tokenizer,
+    template: str,
+    train_on: str = "answers",
+    context_length: int | None = None,
 ) -> list[NumberedChat]:
-    """Read a file of chats and turn them into ids.
+    """Read a file of chats and turn them into ids; say on stderr what was left out or cut.
 
     Args:
         path: JSONL, see data/records.py.
         tokenizer: has <|im_start|> and <|im_end|>.
         template: a name in TEMPLATES.
         train_on: see encode_chat.
+        context_length: a longer chat is cut after this and one token more; None: none is.
+
+    Returns:
+        The chats from which something can be learnt, so that no choice among them finds nothing.
 
     Raises:
-        ValueError: a line is wrong, or the template cannot tell it; with file and line.
+        ValueError: a line is wrong, or the template cannot tell it; with file and line. Or no chat
+            is left.
         FileNotFoundError: there is no such file.
     """
     found: list[NumberedChat] = []
@@ -255,30 +294,66 @@ def read_encoded_chats(
                 tools=record.tools,
             )
         found.append(NumberedChat(chat, record.line))
-    return found
+    usable, notes = fit_chats(found, context_length)
+    if not usable:
+        raise ValueError(f"{path}: nothing can be learnt from it: {'; '.join(notes)}")
+    for note in notes:
+        print(f"{path}: {note}", file=sys.stderr)
+    return usable
 
 
-@contextmanager
-def on_line(path: Path, line: int) -> Iterator[None]:
-    """Say file and line when what a line holds cannot be used.
+def fit_chats(
+    chats: Sequence[NumberedChat], context_length: int | None
+) -> tuple[list[NumberedChat], list[str]]:
+    """Cut what is too long, leave out what then has no label, and say so.
 
-    >>> with on_line(Path("chats.jsonl"), 3):
-    ...     raise ValueError("no form for tools")
-    Traceback (most recent call last):
-    ...
-    ValueError: chats.jsonl, line 3: no form for tools
+    Args:
+        chats: with their lines.
+        context_length: C; C inputs and their labels are C + 1 tokens. None: all that there are.
+
+    Returns:
+        The chats that are left, and a line for each reason.
+
+    >>> chats = [
+    ...     NumberedChat(Chat([1, 2, 3], [False, True, True]), line=1),
+    ...     NumberedChat(Chat([4, 5], [False, False]), line=2),
+    ... ]
+    >>> left, notes = fit_chats(chats, context_length=1)
+    >>> left[0].chat.ids, notes[0]
+    ([1, 2], '1 of 2 chats left out, no token is trained on: line 2')
+    >>> notes[1]
+    '1 of 2 chats cut after 2 tokens: line 1'
     """
-    try:
-        yield
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}, line {line}: {error}") from None
+    end = None if context_length is None else context_length + 1
+    left: list[NumberedChat] = []
+    without, late, cut = list[int](), list[int](), list[int]()
+    for (ids, mask), line in chats:
+        if any(mask[1:end]):  # the first token is no label
+            left.append(NumberedChat(Chat(ids[:end], mask[:end]), line))
+            cut += [line] * (len(left[-1].chat.ids) < len(ids))
+        else:
+            (late if any(mask[1:]) else without).append(line)
+    notes = [
+        f"{len(lines)} of {len(chats)} chats {why}: line {', '.join(map(str, lines[:5]))}"
+        + (f" and {len(lines) - 5} more" if len(lines) > 5 else "")
+        for lines, why in (
+            (without, "left out, no token is trained on"),
+            (late, f"left out, what is trained on comes after the first {end} tokens"),
+            (cut, f"cut after {end} tokens"),
+        )
+        if lines
+    ]
+    return left, notes
 
 
 def chat_hint(tokenizer: Tokenizer, template: str, out: Path) -> str:
-    """Return the words with which bash asks the trained model something, in ChatML."""
+    """Return the words with which bash asks the trained model something, in ChatML.
+
+    The text stands beside the folder: with an option between them argparse would refuse it.
+    """
     question = [{"role": "user", "content": "your text"}]
     chat = encode_chat(tokenizer, question, template=template, generation_prompt=True)
     text = tokenizer.decode(chat.ids)
     for character, written in (("\\", "\\\\"), ("'", "\\'"), ("\n", "\\n")):
         text = text.replace(character, written)
-    return f"{program()} generate {out} --special $'{text}'"
+    return f"{program()} generate {shlex.quote(str(out))} $'{text}' --special"

@@ -22,21 +22,21 @@ from pathlib import Path
 from ..alignment.dpo import dpo
 from ..alignment.settings import DpoSettings
 from ..extras import require_extra
-from ..model.checkpoint import load_checkpoint
-from ..model.config import QwenConfig
 from ..params import Params
 from ..training.progress import wants_bar
 from .alignment_files import (
     Option,
+    Start,
     add_run_arguments,
     add_settings_arguments,
     add_validation_argument,
     chat_hint,
     choose_settings,
     hold_out,
+    open_beside,
     open_start,
 )
-from .files import checkpoint_of, require_folder
+from .files import require_folder
 from .preference_files import (
     OPTIONS as PAIR_OPTIONS,
 )
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     start = open_start(args.start_from, settings.dtype, args.tokenizer)
     reference = None
     if args.reference is not None:
-        reference = open_reference(args.reference, start.config, settings.dtype)
+        reference = open_reference(args.reference, start, settings.dtype)
 
     def read(path: Path) -> list[NumberedPair]:
         return read_pairs(path, start.tokenizer, args.template, settings.context_length)
@@ -109,15 +109,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def open_reference(path: Path, config: QwenConfig, dtype: str) -> Params:
+def open_reference(path: Path, start: Start, dtype: str) -> Params:
     """Read the parameters of the reference.
 
     Raises:
-        ValueError: it is not a model of the same config.
+        ValueError: it is not a model of the same config, or has another tokenizer.
         FileNotFoundError: a file is missing.
     """
-    other, params = load_checkpoint(checkpoint_of(path), dtype=dtype)
-    ours, theirs = (replace(c, dropout=0.0, extra={}) for c in (config, other))
+    found = open_beside(start, "reference", path, dtype, score_head=None)
+    ours, theirs = (replace(c, dropout=0.0, extra={}) for c in (start.config, found.config))
     if ours != theirs:
         raise ValueError(f"the reference in {path} has another config than the model")
-    return params
+    return found.params

@@ -1,4 +1,4 @@
-"""Train small and measure: long-context techniques, or a mixture of experts.
+"""Train small and measure: long context, experts, alignment, and the recipes of the reports.
 
     minqwen lab long-context --out lab
     minqwen lab long-context --out lab-quick --quick

@@ -29,6 +29,7 @@ from ..alignment.score import RewardModelScore
 from ..alignment.settings import REPORT_PPO, PpoSettings
 from ..alignment.start_params import params_fingerprint
 from ..backend import Array, to_device
+from ..data.jsonl import on_line
 from ..data.packing import pack_documents
 from ..data.records import read_prompts
 from ..extras import require_extra
@@ -46,18 +47,20 @@ from .alignment_files import (
     add_settings_arguments,
     chat_hint,
     choose_settings,
-    on_line,
+    open_beside,
     open_start,
 )
 from .files import BUILTIN, read_documents, require_folder
 
+PTX_CONTEXT = 128
 PRESETS = {
     # policy and value rate in the relation of the report, fit for models of less than a million
     "small": PpoSettings(policy_lr=1e-4, value_lr=5e-4, value_warmup_steps=20),
     "report": REPORT_PPO,
 }
+UNUSED = "eval_every"  # nothing is held out here
 OPTIONS = (
-    *(o._replace(help="rollouts") if o.field == "steps" else o for o in LOOP),
+    *(o._replace(help="rollouts") if o.field == "steps" else o for o in LOOP if o.field != UNUSED),
     Option("batch_size", "prompts in a rollout"),
     Option("responses_per_query", "answers to a prompt"),
     Option("max_new_tokens", "of an answer"),
@@ -105,7 +108,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = parser.add_argument_group("text of pretraining")
     text.add_argument("--ptx", nargs="+", type=Path, default=[], metavar="FILE|FOLDER")
     text.add_argument("--ptx-builtin", action="append", choices=BUILTIN, default=[])
-    text.add_argument("--ptx-context", type=int, default=128, help="tokens in a row (128)")
+    text.add_argument("--ptx-context", type=int, help=f"tokens in a row ({PTX_CONTEXT})")
     add_settings_arguments(parser, PRESETS, OPTIONS)
 
 
@@ -114,10 +117,19 @@ def run(args: argparse.Namespace) -> int:
     require_extra("matplotlib", *["tqdm"] * wants_bar(not args.quiet))
     require_folder(args.out)
     settings = choose_settings(args, PRESETS, OPTIONS)
+    if settings.value_warmup_steps >= settings.steps:
+        print(
+            f"the policy will not change: in all {settings.steps} steps only the value model "
+            f"learns, --value-warmup-steps is {settings.value_warmup_steps}",
+            file=sys.stderr,
+        )
     has_text = bool(args.ptx or args.ptx_builtin)
     if has_text != bool(settings.ptx_coef):
         given, lacking = ("--ptx", "--ptx-coef") if has_text else ("--ptx-coef", "--ptx")
         raise ValueError(f"{given} needs {lacking}: text of pretraining, and how much it counts")
+    for name, given in (("batch-size", args.ptx_batch_size), ("context", args.ptx_context)):
+        if given is not None and not has_text:
+            raise ValueError(f"--ptx-{name} needs --ptx or --ptx-builtin, the text of pretraining")
 
     start = open_start(args.start_from, settings.dtype, args.tokenizer)
     reward_config, reward_params = open_reward_model(args.reward_model, start, settings.dtype)
@@ -146,6 +158,7 @@ def run(args: argparse.Namespace) -> int:
         value_params=value_params,
         ptx_rows=ptx_rows,
         eos_token_ids=end_tokens(start.tokenizer),
+        end_token_ids=[start.tokenizer.special_tokens[IM_END]],
         pad_id=start.pad_id,
         tokenizer=start.tokenizer,
         also_same={"reward_model": params_fingerprint(reward_params)},
@@ -164,11 +177,7 @@ def open_reward_model(path: Path, start: Start, dtype: str) -> tuple[QwenConfig,
         ValueError: it gives logits, or has another tokenizer than the policy.
         FileNotFoundError: a file is missing.
     """
-    found = open_start(path, dtype, score_head=True)
-    ours, theirs = start.tokenizer, found.tokenizer
-    same = ours.special_tokens == theirs.special_tokens and ours.vocab_size == theirs.vocab_size
-    if not same or any(ours.token_bytes(i) != theirs.token_bytes(i) for i in range(ours.n_regular)):
-        raise ValueError(f"the reward model in {path} has another tokenizer than the policy")
+    found = open_beside(start, "reward model", path, dtype, score_head=True)
     return found.config, found.params
 
 
@@ -221,13 +230,17 @@ def pack_text(args: argparse.Namespace, tokenizer: Tokenizer, seed: int) -> Arra
     named = argparse.Namespace(files=args.ptx, builtin=args.ptx_builtin, out=args.out)
     return pack_documents(
         (tokenizer.encode(text, disallowed_special=()) for text in read_documents(named)),
-        args.ptx_context,
+        PTX_CONTEXT if args.ptx_context is None else args.ptx_context,
         tokenizer.special_tokens[ENDOFTEXT],
         np.random.default_rng(seed),
     )
 
 
 def end_tokens(tokenizer: Tokenizer) -> list[int]:
-    """Return the ids that end an answer: <|im_end|>, and <|endoftext|> where there is one."""
+    """Return the ids that stop an answer: <|im_end|>, and <|endoftext|> where there is one.
+
+    An answer that stops with the second has no end: the reward model learnt from chats, in which
+    every answer ends with the first.
+    """
     known = tokenizer.special_tokens
     return [known[name] for name in (IM_END, ENDOFTEXT) if name in known]

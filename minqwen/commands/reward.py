@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,6 +61,8 @@ SCORE_HEAD = 5  # first word of the seed
 PRESETS = {"small": RewardSettings(), "report": REPORT_REWARD}
 OPTIONS = (*PAIR_OPTIONS, Option("center_coef", "holds rewards around 0, 0 = off"))
 
+FOR_SCORE = ("dtype", "batch_size", "context_length")  # what it reads too
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `minqwen reward`."""
@@ -78,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
     require_folder(args.out)
     if args.json and not args.score:
         raise ValueError("--json goes with --score")
+    if args.score:
+        require_only_scoring(args)
     require_steps_or_epochs(args)
     if args.preset == "report" and args.steps is None and args.epochs is None:
         args.epochs = 1
@@ -122,8 +127,18 @@ def run(args: argparse.Namespace) -> int:
     if held_out is not None:
         score(args, config, params, held_out, start.pad_id, settings.batch_size)
     else:
-        print(f"score other pairs: {program()} reward FILE --start-from {args.out} --score ...")
+        folder = shlex.quote(str(args.out))
+        print(f"score other pairs: {program()} reward FILE --start-from {folder} --score ...")
     return 0
+
+
+def require_only_scoring(args: argparse.Namespace) -> None:
+    """Raise ValueError, naming the option, when one is of training, and so not of --score."""
+    names = {option.field: option.flag for option in OPTIONS}
+    names |= {"epochs": "--epochs", "validation": "--validation"}
+    for field, name in names.items():
+        if field not in FOR_SCORE and getattr(args, field) is not None:
+            raise ValueError(f"{name} is of training, with --score nothing is trained")
 
 
 def score(

@@ -64,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
     start = open_start(args.start_from, settings.dtype, args.tokenizer)
 
     def read(path: Path) -> list[NumberedChat]:
-        return read_encoded_chats(path, start.tokenizer, args.template, settings.train_on)
+        told = (start.tokenizer, args.template, settings.train_on)
+        return read_encoded_chats(path, *told, settings.context_length)
 
     chats, held_out = hold_out(read(args.chats), args.validation, settings.seed, read)
     if not args.quiet:
@@ -82,7 +83,6 @@ def run(args: argparse.Namespace) -> int:
         settings,
         validation_chats=None if held_out is None else [chat for chat, _ in held_out],
         pad_id=start.pad_id,
-        names=[f"line {line}" for _, line in chats],
         tokenizer=start.tokenizer,
         progress=not args.quiet,
         device=args.device,

@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..data.jsonl import on_line
 from ..data.records import read_chats_or_chat
 from ..layers.cross_entropy import IGNORED
 from ..tokenizer.bpe import Tokenizer
@@ -103,20 +104,25 @@ def run_chats(args: argparse.Namespace, tokenizer: Tokenizer) -> int:
     """Print chats as tables of tokens, ids, labels and masks."""
     if str(args.chat) == "-" and sys.stdin is None:
         raise ValueError("no chat was given, and standard input is closed")
-    records = read_chats_or_chat(sys.stdin.buffer if str(args.chat) == "-" else args.chat)
+    from_stdin = str(args.chat) == "-"
+    records = read_chats_or_chat(sys.stdin.buffer if from_stdin else args.chat)
     if args.line is not None:
         records = [record for record in records if record.line == args.line]
         if not records:
             raise ValueError(f"{args.chat} has no chat on line {args.line}")
-    for record in records:
-        chat = encode_chat(
-            tokenizer,
-            record.messages,
-            template=args.template or "qwen2",
-            train_on=args.train_on or "answers",
-            generation_prompt=args.generation_prompt,
-            tools=record.tools,
-        )
+    chats = []
+    for record in records:  # all of them first: nothing is printed of a file with a mistake
+        with on_line("<stdin>" if from_stdin else args.chat, record.line):
+            chat = encode_chat(
+                tokenizer,
+                record.messages,
+                template=args.template or "qwen2",
+                train_on=args.train_on or "answers",
+                generation_prompt=args.generation_prompt,
+                tools=record.tools,
+            )
+        chats.append(chat)
+    for record, chat in zip(records, chats, strict=True):
         tokens = [tokenizer.decode([i], errors="backslashreplace") for i in chat.ids]
         if args.json:
             print(json.dumps(_facts(record.line, chat, tokens), ensure_ascii=False))

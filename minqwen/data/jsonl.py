@@ -1,8 +1,9 @@
 r"""JSONL: a JSON value on each line, read strictly, so that a damaged line is not trained on.
 
     fine      a byte-order mark, blank lines, CRLF, a last line without line end, a file of gzip
-    error     what is not UTF-8, not JSON (NaN is not), or nested too deeply; a key that comes twice
-              in an object; NUL or half a surrogate pair anywhere in a text
+    error     what is not UTF-8, not JSON (NaN is not), or nested too deeply; a number too large for
+              a float; a key that comes twice in an object; NUL or half a surrogate pair anywhere in
+              a text
 
 Lines end at "\n" only, as JSONL has it: U+2028 in a text does not end one. What lines hold is told
 in records.py.
@@ -12,10 +13,12 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import os
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NoReturn, TypeAlias, TypeVar
 
@@ -92,11 +95,27 @@ def read_lines(
     return records
 
 
+@contextmanager
+def on_line(path: str | os.PathLike[str], line: int) -> Iterator[None]:
+    """Say file and line when what a line holds cannot be used.
+
+    >>> with on_line("chats.jsonl", 3):
+    ...     raise ValueError("no form for tools")
+    Traceback (most recent call last):
+    ...
+    ValueError: chats.jsonl, line 3: no form for tools
+    """
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}, line {line}: {error}") from None
+
+
 def parse_json(line: bytes) -> Any:
     """Read one JSON value, more strictly than `json` does by itself.
 
     Args:
-        line: UTF-8.
+        line: UTF-8; a document of several lines will do, then a mistake names its line.
 
     Raises:
         ValueError: see above.
@@ -111,10 +130,16 @@ def parse_json(line: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 text: {error}") from None
     try:
-        record = json.loads(text, object_pairs_hook=_no_key_twice, parse_constant=_no_constant)
+        record = json.loads(
+            text,
+            object_pairs_hook=_no_key_twice,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+        )
     except json.JSONDecodeError as error:
         problem = error.msg.removesuffix(" at")
-        raise ValueError(f"not JSON: {problem} at character {error.pos + 1}") from None
+        place = f"line {error.lineno}, " * (error.lineno > 1) + f"character {error.colno}"
+        raise ValueError(f"not JSON: {problem} at {place}") from None
     except RecursionError:
         raise ValueError("not JSON that can be read: too deeply nested") from None
     _require_text("", record)
@@ -125,7 +150,7 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f"the key {key!r} comes twice in one object")
+            raise ValueError(f"the key {key!r:.80} comes twice in one object")
         found[key] = value
     return found
 
@@ -134,15 +159,22 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"not JSON: {name}")
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"the number {text:.80} is too large")
+    return number
+
+
 def _require_text(place: str, value: Any) -> None:
     """Refuse characters that no text holds, anywhere in the record; place says where."""
     if isinstance(value, str) and (found := NOT_TEXT.search(value)):
         character = f"U+{ord(found.group()):04X}"
-        raise ValueError(f"{place} holds {character} at character {found.start() + 1}")
+        raise ValueError(f"{place:.80} holds {character} at character {found.start() + 1}")
     if isinstance(value, list):
         for i, item in enumerate(value):
             _require_text(f"{place}[{i}]", item)
     if isinstance(value, dict):
         for key, item in value.items():
-            _require_text(f"a key in {place or 'the record'}", key)
+            _require_text(f"a key in {place[:60] or 'the record'}", key)
             _require_text(f"{place}.{key}".removeprefix("."), item)

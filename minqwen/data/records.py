@@ -80,25 +80,29 @@ def read_chats_or_chat(source: Source) -> list[ChatRecord]:
         source: JSONL, or one JSON document: a list of messages, or an object like on a line.
 
     Returns:
-        The records; that of a document has the line 1.
+        The records; that of a document has the line on which it begins.
 
     Raises:
-        ValueError, FileNotFoundError: as in `read_chats`.
+        ValueError, FileNotFoundError: as in `read_chats`. What is neither is taken for JSONL if the
+            first line is a value by itself or another one a chat, else for a document.
 
     >>> import io
     >>> read_chats_or_chat(io.BytesIO(b'[{"role": "user",\n"content": "Hi"}]'))[0].messages
     [{'role': 'user', 'content': 'Hi'}]
     """
     name, data = name_and_data(source)
-    try:
-        json.loads(data)
-    except (ValueError, RecursionError):  # also where there are several lines, each a document
+    lines = [line for line in data.split(b"\n") if line.strip()]
+    values = [_value_or_none(line) for line in lines]
+    is_chat = [isinstance(value, dict) and "messages" in value for value in values]
+    if not lines or (len(lines) > 1 and (values[0] is not None or any(is_chat))):
         return read_lines(name, data, _chat)
+    line = data.count(b"\n", 0, data.index(lines[0])) + 1
     try:
         record = parse_json(data)
-        return [_chat({"messages": record} if isinstance(record, list) else record, 1)]
+        return [_chat({"messages": record} if isinstance(record, list) else record, line)]
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{name}: {error}") from None
+        place = f", line {line}" if len(lines) == 1 else ""
+        raise ValueError(f"{name}{place}: {error}") from None
 
 
 def read_preferences(
@@ -122,6 +126,13 @@ def read_prompts(source: Source, *, bad_lines: list[str] | None = None) -> list[
     ([{'role': 'user', 'content': '2 + 2?'}], {'answer': 4})
     """
     return read_lines(*name_and_data(source), _prompt_record, bad_lines)
+
+
+def _value_or_none(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _chat(record: Any, line: int) -> ChatRecord:

@@ -395,8 +395,9 @@ def test_an_end_that_the_score_does_not_know_is_missing(tmp_path):
         lowered = row["reward"] - (1 - row["ended"])
         assert row["penalised_reward"] == pytest.approx(lowered)
     for ends in ([], [END], [7]):
+        both = {"eos_token_ids": stops, "end_token_ids": ends}
         with pytest.raises(ValueError, match="end_token_ids"):  # impossible, or another run
-            run(tmp_path / "all", options={"eos_token_ids": stops, "end_token_ids": ends})
+            run(tmp_path / "all", steps=1, batch_size=8, options=both)
 
 
 def test_while_warmed_up_metrics_leave_the_policys_updates_out():

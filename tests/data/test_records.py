@@ -85,6 +85,7 @@ BAD_CHATS = [
     (content('"a", "content": "b"'), "the key 'content' comes twice in one object"),
     (CHAT[:-1] + ', "n": NaN}', "not JSON: NaN"),
     (CHAT[:-1] + ', "n": -Infinity}', "not JSON: -Infinity"),
+    (CHAT[:-1] + ', "n": [-1e999]}', "the number -1e999 is too large"),
     (content('"a\0"'), "not JSON: Invalid control character at character"),
     (content(r'"a\u0000"'), r"messages\[0\].content holds U\+0000 at character 2"),
     (content(r'"\ud83d"'), r"messages\[0\].content holds U\+D83D at character 1"),
@@ -104,6 +105,23 @@ def test_a_bad_chat_names_file_line_and_field(tmp_path, line, message):
     path.write_bytes(stream(CHAT, "", line, CHAT).getvalue())
     with pytest.raises(ValueError, match=rf"chats.jsonl, line 3: {message}"):
         read_chats(path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        CHAT.replace("assistant", "a" * 999),
+        content(f'"a", "{"n" * 999}": 1'),
+        content(f'"a", "{"n" * 999}": 1, "{"n" * 999}": 1'),
+        CHAT[:-1] + rf', "{"n" * 999}": "\u0000"}}',
+        CHAT[:-1] + rf', "{"n" * 999}": {{"\u0000": 1}}}}',
+        CHAT[:-1] + f', "n": 1{"0" * 999}.0}}',
+    ],
+)
+def test_what_is_long_is_cut_in_the_message(line):
+    with pytest.raises(ValueError, match="the stream, line 1: ") as error:
+        read_chats(stream(line))
+    assert len(str(error.value)) < 200
 
 
 @pytest.mark.parametrize(
@@ -174,16 +192,21 @@ def test_one_chat_over_many_lines_or_a_file_of_lines():
             assert record.messages == want
     assert record.fields == {"id": 1}
     assert [r.line for r in read_chats_or_chat(stream("", CHAT, "", CHAT))] == [2, 4]
+    for text in (CHAT, json.dumps(want), json.dumps(want, indent=1)):
+        assert [r.line for r in read_chats_or_chat(stream("", " ", text, ""))] == [3]
 
 
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["[]"], "the stream: messages must hold at least one message"),
+        (["", "[]"], "the stream, line 2: messages must hold at least one message"),
         (["[7,", "7]"], r"the stream: messages\[0\] must be an object"),
-        (["7"], "the stream: expected an object"),
+        (["7"], "the stream, line 1: expected an object"),
         (["{", '"messages": 1, "messages": 2}'], "the stream: the key 'messages' comes twice"),
-        (["{", '"messages": [}'], "the stream, line 1: not JSON"),
+        (["{", '"messages": [}'], "the stream: not JSON: Expecting value at line 2, character 14"),
+        (["", "[", "7", "8]"], "the stream: not JSON: Expecting ',' delimiter at line 4, charac"),
+        (["{}", "{}"], "the stream, line 1: the field 'messages' is missing"),
+        (["{", CHAT], "the stream, line 1: not JSON"),
         ([CHAT, "{"], "the stream, line 2: not JSON"),
         (["[" * 100_000], "the stream, line 1: not JSON that can be read"),
     ],
