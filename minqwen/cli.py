@@ -30,7 +30,7 @@ COMMANDS = {  # name -> one line; the rest stands in minqwen/commands/NAME.py
     "ppo": "Make a chat model answer so that a reward model scores it higher (PPO).",
     "generate": "Continue a text with a trained model, token by token.",
     "upcycle": "Cut a trained dense model into experts, and say how far its outputs moved.",
-    "lab": "Train small and measure: long context, experts, alignment, and the recipes of the reports.",
+    "lab": "Train small and measure: long context, experts, alignment, recipes of the reports.",
     "check": "Prove our own gradients, or check your function and be told what is wrong with it.",
     "explain": "Explain a concept with numbers: formula, every line, gradients, known mistakes.",
     "trace": "Record every intermediate of a forward pass, and its gradients, in one file.",

@@ -1,4 +1,4 @@
-"""Train small and measure: long context, experts, alignment, and the recipes of the reports.
+"""Train small and measure: long context, experts, alignment, recipes of the reports.
 
     minqwen lab long-context --out lab
     minqwen lab long-context --out lab-quick --quick

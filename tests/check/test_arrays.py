@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers.ids import short
 
 from minqwen.check.outside.arrays import (
     FLOATS,
@@ -119,7 +120,7 @@ def test_a_missing_library_comes_with_its_pip_line():
         (range(3), np.arange(3)),
         (memoryview(b"ab"), np.array([97, 98], np.uint8)),
     ],
-    ids=repr,
+    ids=short,
 )
 def test_what_holds_plain_numbers_becomes_an_array(x, want):
     y = from_framework(x)
@@ -196,7 +197,7 @@ async def waited_for():
         (np.array(["2020-01-01"], "datetime64[D]"), "an array of datetime64"),
         (np.zeros(2, [("a", "f8")]), "an array of"),
     ],
-    ids=lambda x: repr(x)[:20],
+    ids=short,
 )
 def test_everything_else_is_refused_in_a_plain_sentence(x, message):
     with pytest.raises(TypeError, match=message):

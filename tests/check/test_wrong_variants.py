@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from helpers import model_fixture
 from helpers.edits import edited
+from helpers.ids import short
 from helpers.model_fixture import MODELS, logits_error, loss_and_gradient_errors
 from helpers.references import causal_mask, reference_error
 
@@ -1729,24 +1730,24 @@ def with_mistake(name, old, new):
     )
 
 
-@pytest.mark.parametrize(("name", "what", "old", "new"), BACKWARD, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(("name", "what", "old", "new"), BACKWARD, ids=short)
 def test_a_wrong_backward_fails_the_gradient_check(name, what, old, new):
     errors = gradient_table(with_mistake(name, old, new))
     assert any(e.error > 1e-2 for _, e in errors), what  # the rest need not be computed
 
 
-@pytest.mark.parametrize(("name", "what", "old", "new"), FORWARD, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(("name", "what", "old", "new"), FORWARD, ids=short)
 def test_a_wrong_forward_fails_the_comparison_with_the_loops(name, what, old, new):
     assert reference_error(with_mistake(name, old, new)) > 1e-7, what
 
 
-@pytest.mark.parametrize(("what", "old", "new"), CAUSAL_MASK, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(("what", "old", "new"), CAUSAL_MASK, ids=short)
 def test_a_wrong_causal_mask_fails_the_comparison_with_the_loops(what, old, new):
     wrong = edited(attention, old, new)
     assert not np.array_equal(wrong.causal_mask(4, 7), causal_mask(4, 7)), what
 
 
-@pytest.mark.parametrize(("what", "old", "new"), CHUNK_PIECES, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(("what", "old", "new"), CHUNK_PIECES, ids=short)
 def test_wrong_pieces_of_chunks_fail_the_comparison_with_the_loops(what, old, new, monkeypatch):
     wrong = edited(chunk_pieces, old, new)
     for name in ("key_pieces", "scores_of_pieces"):
@@ -1764,7 +1765,7 @@ def test_wrong_pieces_of_chunks_fail_the_comparison_with_the_loops(what, old, ne
     ]
     + [(*mistake, "long") for mistake in WIRING_LONG]
     + [(*mistake, model) for *mistake, models in WIRING_MOE for model in models],
-    ids=lambda v: str(v)[:40],
+    ids=short,
 )
 def test_wrong_wiring_fails_the_comparison_with_the_file(name, what, old, new, model, monkeypatch):
     wrong = edited(importlib.import_module(f"minqwen.model.{name}"), old, new)
@@ -1778,7 +1779,7 @@ def test_wrong_wiring_fails_the_comparison_with_the_file(name, what, old, new, m
 @pytest.mark.parametrize(
     ("name", "what", "old", "new", "model"),
     [(*mistake, model) for *mistake, models in ROUTER_LOSSES for model in models],
-    ids=lambda v: str(v)[:40],
+    ids=short,
 )
 def test_a_wrong_loss_on_routers_fails_the_comparison_with_the_file(
     name, what, old, new, model, monkeypatch
@@ -1801,13 +1802,13 @@ def test_a_wrong_loss_on_routers_fails_the_comparison_with_the_file(
     assert max(errors.values()) > 1e-6, what
 
 
-@pytest.mark.parametrize(("name", "what", "old", "new", "value"), RULES, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(("name", "what", "old", "new", "value"), RULES, ids=short)
 def test_a_wrong_rule_gives_another_value(name, what, old, new, value):
     module = importlib.import_module(f"minqwen.long_context.{name}")
     assert value(edited(module, old, new)) != value(module), what
 
 
-@pytest.mark.parametrize(("what", "old", "new", "value"), CHOICE, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(("what", "old", "new", "value"), CHOICE, ids=short)
 def test_a_wrong_choice_of_experts_gives_another_value(what, old, new, value):
     assert value(edited(moe_router, old, new)) != value(moe_router), what
 

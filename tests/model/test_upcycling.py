@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from helpers.edits import edited
+from helpers.ids import short
 from helpers.models import random_params, small_config
 
 from minqwen.layers.cross_entropy import cross_entropy_forward
@@ -625,7 +626,7 @@ def error_of_share(module):
          "down = np.broadcast_to(random_places(E, Fe, share, rng)[:, None, :]", error_of_share),
         ("up kept", "(w_gate_up[:, Fe:], up), ", "", error_of_share),
     ],
-    ids=lambda v: str(v)[:40],
+    ids=short,
 )  # fmt: skip
 def test_mistakes_in_the_cut_are_seen(what, old, new, error):
     assert error(dense_to_experts) < 1e-12
