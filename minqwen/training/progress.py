@@ -27,13 +27,15 @@ class Progress:
     def step(self, row: dict[str, Any]) -> None:
         """Show the metrics of a step."""
         speed = f"{row['tokens_per_second']:,.0f} tokens/s"
-        loss = f"loss {row['loss']:.4f}" if "loss" in row else "no loss"
+        # the loss of PPO's policy is near 0 whatever happens: there the reward says more
+        what = next((name for name in ("reward", "loss") if name in row), None)
+        shown = "no loss" if what is None else f"{what} {row[what]:.4f}"
         if self._bar is not None:
-            self._bar.set_postfix_str(f"{loss}, {speed}", refresh=False)
+            self._bar.set_postfix_str(f"{shown}, {speed}", refresh=False)
             self._bar.update()
         elif self._lines and (time.monotonic() >= self._next_line or row["step"] == self._steps):
             self._next_line = time.monotonic() + 10
-            line = f"step {row['step']}/{self._steps}: {loss}, lr {row['lr']:.2e}"
+            line = f"step {row['step']}/{self._steps}: {shown}, lr {row['lr']:.2e}"
             print(f"{line}, {speed}", file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
