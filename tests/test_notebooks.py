@@ -18,7 +18,13 @@ FOLDER = ROOT / "notebooks"
 SOURCES = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
 NOTEBOOKS = [path.with_suffix(".ipynb") for path in SOURCES]
 each_source = pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
-LONG = {"08_long_context_laboratory"}  # trains a model: in `make ci` only
+LONG = {  # they train models: in `make ci` only
+    "08_long_context_laboratory",
+    "10_chat_and_masks",
+    "11_reward_model",
+    "12_ppo_under_glass",
+    "13_dpo",
+}
 each_run = pytest.mark.parametrize(
     "path",
     [pytest.param(p, marks=[pytest.mark.slow] * (p.stem in LONG), id=p.stem) for p in SOURCES],

@@ -56,6 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     steps.add_argument("--balance-loss", type=float, help="coefficient (that of the config)")
     steps.add_argument("--z-loss", type=float, default=0.0, help="on routers, coefficient (0)")
     steps.add_argument("--pool-router-loss", action="store_true", help="balance all layers as one")
+    steps.add_argument(
+        "--separate-documents", action="store_true", help="no attention from one into another"
+    )
     steps.add_argument("--validation", type=float, default=0.05, help="share of rows (0.05)")
     steps.add_argument("--eval-every", type=int, default=100, help="updates (100)")
     steps.add_argument("--checkpoint-every", type=int, default=100, help="updates (100)")
@@ -90,6 +93,8 @@ def run(args: argparse.Namespace) -> int:
     tokenizer = find_tokenizer(args, documents)
     if SEPARATOR not in tokenizer.special_tokens:
         raise ValueError(f"the tokenizer has no token {SEPARATOR}, which ends every document")
+    if args.separate_documents:
+        settings = replace(settings, separator_id=tokenizer.special_tokens[SEPARATOR])
     params = None
     if args.start_from is not None:
         config, params = load_checkpoint(checkpoint_of(args.start_from), dtype=args.dtype)

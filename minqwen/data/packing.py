@@ -8,8 +8,10 @@ labels, so input t is asked for token t + 1. The last token of a row is the firs
 therefore every token of the stream but the first is a label exactly once. The rest at the end
 that fills no row is left out.
 
-A window may begin in the middle of one document and reach into others. Attention is not reset
-between them; the model has to learn that a separator ends what went before.
+A window may begin in the middle of one document and reach into others. By default attention is not
+reset between them; the model has to learn that a separator ends what went before. document_segments
+says which document each input is of, for a model that keeps them apart (`segments` of
+model/backbone.py): then every document, or what a window has of it, is read as if alone.
 
 Paper:    Qwen Technical Report, 2.4 Training: documents are shuffled and merged, then truncated
           to the context length, 2048. Separator: `<|endoftext|>` (the released tokenizer's notes).
@@ -68,6 +70,24 @@ def pack_documents(
         )
     rows = np.lib.stride_tricks.sliding_window_view(stream, context_length + 1)[::context_length]
     return np.ascontiguousarray(rows)
+
+
+def document_segments(inputs: Array, separator_id: int) -> Array:
+    """Number the documents of each row; a separator belongs to the document that it ends.
+
+    Args:
+        inputs: (B, T) int, of rows of pack_documents without their last column.
+        separator_id: the token that ends a document.
+
+    Returns:
+        (B, T) int64, 0 for the first document of a row, then 1, 2, ...
+
+    >>> document_segments(np.array([[5, 6, 0, 7, 0, 8]]), separator_id=0)
+    array([[0, 0, 0, 1, 1, 2]])
+    """
+    ends = (inputs == separator_id).astype(np.int64)
+    segments: Array = ends.cumsum(axis=1) - ends  # separators before this token
+    return segments
 
 
 def _int32(name: str, ids: Sequence[int] | Array) -> Array:

@@ -36,6 +36,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..backend import Array, array_module
+from ..data.packing import document_segments
 from ..layers.cross_entropy import IGNORED, cross_entropy_backward, cross_entropy_forward
 from ..model.config import QwenConfig
 from ..model.language_model import (
@@ -56,13 +57,24 @@ class Batch(NamedTuple):
     segments: Array | None = None  # (B, T) int, which text a token belongs to; None = one a row
 
 
-def as_batch(rows: Array) -> Batch:
+def as_batch(rows: Array, separator_id: int | None = None) -> Batch:
     """Split rows (B, T + 1) into inputs and the tokens that follow them.
+
+    Args:
+        rows: of pack_documents.
+        separator_id: keeps the documents of a row apart: none sees another, and no separator is
+            asked what comes after it, as nothing says which document does. None: a row is one text.
 
     >>> as_batch(np.array([[1, 2, 3]]))[:2]
     (array([[1, 2]]), array([[2, 3]]))
+    >>> as_batch(np.array([[1, 0, 3]]), separator_id=0).labels
+    array([[   0, -100]])
     """
-    return Batch(rows[:, :-1], rows[:, 1:])
+    inputs, labels = rows[:, :-1], rows[:, 1:]
+    if separator_id is None:
+        return Batch(inputs, labels)
+    labels = np.where(inputs == separator_id, IGNORED, labels)
+    return Batch(inputs, labels, segments=document_segments(inputs, separator_id))
 
 
 def count_tokens(batch: Batch) -> int:
@@ -175,7 +187,13 @@ class Evaluation(NamedTuple):
     expert_load: list[list[float]] | None = None  # (sparse layers, E) shares of the choices
 
 
-def evaluate(params: Params, config: QwenConfig, rows: Array, batch_size: int) -> Evaluation:
+def evaluate(
+    params: Params,
+    config: QwenConfig,
+    rows: Array,
+    batch_size: int,
+    separator_id: int | None = None,
+) -> Evaluation:
     """Return the mean loss over the rows, without dropout: pieces again, but no gradients.
 
     Args:
@@ -183,16 +201,20 @@ def evaluate(params: Params, config: QwenConfig, rows: Array, batch_size: int) -
         config: of the model.
         rows: (n, T + 1) int; every token counts.
         batch_size: rows in a piece; the result does not depend on it.
+        separator_id: keeps the documents of a row apart, see as_batch.
     """
     loss = 0.0
     load: Any = 0
+    tokens = count_tokens(as_batch(rows, separator_id))
     for start in range(0, len(rows), batch_size):
-        batch = as_batch(rows[start : start + batch_size])
-        logits, cache = language_model_forward(params, config, batch.input_ids)
+        batch = as_batch(rows[start : start + batch_size], separator_id)
+        logits, cache = language_model_forward(
+            params, config, batch.input_ids, segments=batch.segments
+        )
         if cache is not None and (routers := router_caches(cache)):
             load = load + expert_counts(routers)
         piece_loss, _ = cross_entropy_forward(logits, *_on_device(batch, logits))
-        loss += float(piece_loss) * (len(batch.labels) / len(rows))
+        loss += float(piece_loss) * (count_tokens(batch) / tokens)
     if not any(sparse_layers(config)):
         return Evaluation(loss)
     return Evaluation(loss, (load / load.sum(axis=1, keepdims=True)).tolist())

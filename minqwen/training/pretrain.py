@@ -27,6 +27,7 @@ import numpy as np
 from ..backend import Array, to_device
 from ..data.packing import batch_rows, require_rows
 from ..extras import require_extra
+from ..model.backbone import require_separable
 from ..model.checkpoint import SavesItself
 from ..model.config import QwenConfig
 from ..model.init import init_params
@@ -59,7 +60,9 @@ def train_step(
     """
     s, step = settings, state["step"]
     chosen = batch_rows(len(rows), s.batch_size, step, s.seed)
-    pieces = [as_batch(rows[piece]) for piece in np.array_split(chosen, s.accumulate)]
+    pieces = [
+        as_batch(rows[piece], s.separator_id) for piece in np.array_split(chosen, s.accumulate)
+    ]
     loss, grads, tokens, aux_loss, max_load = loss_and_grads(
         params,
         config,
@@ -150,6 +153,13 @@ def pretrain(
         held_out = max(1, round(s.validation_share * len(rows)))
         rows, validation_rows = rows[:-held_out], rows[-held_out:]
     require_rows("rows", rows, s.context_length, config.vocab_size)
+    if s.separator_id is not None:
+        require_separable(config)
+        if s.separator_id >= config.vocab_size:
+            raise ValueError(
+                f"separator_id must be below config.vocab_size={config.vocab_size}, got "
+                f"{s.separator_id}"
+            )
     if validation_rows is not None:
         require_rows("validation_rows", validation_rows, s.context_length, config.vocab_size)
     training = describe_run(config, s, rows, validation_rows, stage="pretrain")
@@ -200,7 +210,9 @@ class Pretraining:
             return None
         s = self.settings
         batch_size = -(-s.batch_size // s.accumulate)
-        loss, load = evaluate(self.params, self.config, self.validation_rows, batch_size)
+        loss, load = evaluate(
+            self.params, self.config, self.validation_rows, batch_size, s.separator_id
+        )
         found: Row = {"validation_loss": loss}
         if load is not None:
             found["expert_load"] = [[round(x, 5) for x in layer] for layer in load]

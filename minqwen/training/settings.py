@@ -36,6 +36,7 @@ class PretrainSettings:
     max_norm: float = 1.0  # of the gradient, see grad_clip; math.inf = no clipping
     z_loss_coef: float = 0.0  # of a mixture of experts: on the size of the routers' logits
     router_loss_pooled: bool = False  # balance the experts of all layers together: router_loss.py
+    separator_id: int | None = None  # documents of a row do not see each other; None: they do
     seed: int = 0  # of fresh parameters, of the order of the rows and of dropout
     dtype: str = "float32"
     checkpoint_every: int = 100  # steps
@@ -61,6 +62,8 @@ class PretrainSettings:
         require_in(self, "validation_share", 0 <= self.validation_share < 1, "in [0, 1)")
         fits = self.accumulate <= self.batch_size
         require_in(self, "accumulate", fits, f"at most batch_size={self.batch_size}")
+        if self.separator_id is not None:
+            require_whole(self, separator_id=0)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold, which knows no infinity: no clipping is written as None.

@@ -236,7 +236,7 @@ def test_validation_rows_can_be_held_out(tmp_path, monkeypatch):
     seen = []
     real = module.evaluate
     monkeypatch.setattr(
-        module, "evaluate", lambda p, c, rows, n: seen.append(rows) or real(p, c, rows, n)
+        module, "evaluate", lambda p, c, rows, *rest: seen.append(rows) or real(p, c, rows, *rest)
     )
     chosen = []
     monkeypatch.setattr(
