@@ -141,7 +141,7 @@ def require_only_scoring(args: argparse.Namespace) -> None:
             raise ValueError(f"{name} is of training, with --score nothing is trained")
 
 
-def score(
+def score_pairs(
     args: argparse.Namespace,
     config: QwenConfig,
     params: Params,

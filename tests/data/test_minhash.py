@@ -23,9 +23,8 @@ EDGES = [0, 1, 2, 2**30, 2**31 - 1, 2**31, 2**32, 2**60, 2**61 - 2**31, PRIME - 
 
 
 def exact(x, family):
-    return [
-        [(a * i + b) % PRIME for i in x.tolist()] for a, b in zip(*map(np.ndarray.tolist, family))
-    ]
+    functions = zip(family.a.tolist(), family.b.tolist(), strict=True)
+    return [[(a * i + b) % PRIME for i in x.tolist()] for a, b in functions]
 
 
 def numbers(n, seed=0):

@@ -98,7 +98,7 @@ def watch(call: Callable[[], Any]) -> tuple[Any, list[Step]]:
     Returns:
         What call() gave, and the lines in order.
 
-    >>> from ..layers.rmsnorm import rmsnorm_forward
+    >>> from ...layers.rmsnorm import rmsnorm_forward
     >>> _, steps = watch(lambda: rmsnorm_forward(np.array([3.0, 4.0]), np.ones(2), 0.0))
     >>> steps[-1].code, steps[-1].values
     (('y = (x_wide * inv_rms) * widen(w)  # (..., D)',), {'y': array([0.84852814, 1.13137085])})
