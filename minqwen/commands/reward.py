@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     if args.score:
         scored = read(args.pairs)
         params = to_device(start.params, args.device)
-        score(args, start.config, params, scored, start.pad_id, settings.batch_size)
+        score_pairs(args, start.config, params, scored, start.pad_id, settings.batch_size)
         return 0
     pairs, held_out = hold_out(read(args.pairs), args.validation, settings.seed, read)
     settings = settings_for(args, PRESETS, OPTIONS, settings.batch_size, len(pairs))
@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
     )
     print(f"trained {settings.steps} steps")
     if held_out is not None:
-        score(args, config, params, held_out, start.pad_id, settings.batch_size)
+        score_pairs(args, config, params, held_out, start.pad_id, settings.batch_size)
     else:
         folder = shlex.quote(str(args.out))
         print(f"score other pairs: {program()} reward FILE --start-from {folder} --score ...")
