@@ -16,6 +16,12 @@ BEGIN, END = "<!-- made by docs/make_tables.py -->", "<!-- end -->"
 # what has no backward pass: file -> section of the report, functions to start with
 OTHERS = {
     "minqwen/data/corpora.py": "Qwen 2.1 Data (text for lessons)",
+    "minqwen/data/text_units.py": "Qwen 2.1 Data (quality)",
+    "minqwen/data/quality_rules.py": "Qwen 2.1 Data (quality)",
+    "minqwen/data/blocklist.py": "Qwen 2.1 Data (quality)",
+    "minqwen/data/hashed_ngrams.py": "Qwen 2.1 Data (quality)",
+    "minqwen/data/text_classifier.py": "Qwen 2.1 Data (quality)",
+    "minqwen/data/mixture.py": "Qwen 2.1 Data (mixture)",
     "minqwen/data/packing.py": "Qwen 2.4 Training",
     "minqwen/data/records.py": "Qwen 3 (files of chats and preferences)",
     "minqwen/tokenizer/pretokenizer.py": "Qwen 2.2 Tokenization",
