@@ -16,6 +16,10 @@ BEGIN, END = "<!-- made by docs/make_tables.py -->", "<!-- end -->"
 # what has no backward pass: file -> section of the report, functions to start with
 OTHERS = {
     "minqwen/data/corpora.py": "Qwen 2.1 Data (text for lessons)",
+    "minqwen/data/exact_dedup.py": "Qwen 2.1 Data (deduplication)",
+    "minqwen/data/minhash.py": "Qwen 2.1 Data (deduplication)",
+    "minqwen/data/lsh.py": "Qwen 2.1 Data (deduplication)",
+    "minqwen/data/fuzzy_dedup.py": "Qwen 2.1 Data (deduplication)",
     "minqwen/data/text_units.py": "Qwen 2.1 Data (quality)",
     "minqwen/data/quality_rules.py": "Qwen 2.1 Data (quality)",
     "minqwen/data/blocklist.py": "Qwen 2.1 Data (quality)",

@@ -99,6 +99,13 @@ def test_tokens_past_32_bits_are_told_apart():
     assert shingles([1, 2**32], 2) != shingles([2, 2**32], 2)
 
 
+def test_many_shingles_have_many_numbers():
+    """In 32 bits, 300,000 of them would share about 10 numbers."""
+    found = shingles(np.arange(300_000), 1)
+    assert len(found) == 300_000
+    assert int(found[-1]) > 2**60
+
+
 def test_order_and_length_within_a_shingle_count():
     numbers = [int(shingles(t, 9)[0]) for t in ("a", "\0a", "a\0", "aa", "ab", "ba", "\0", "\0\0")]
     assert len(set(numbers)) == len(numbers)
