@@ -82,7 +82,8 @@ def shape_facet(spec: Spec, tried: Sequence[tuple[Probe, Any, Answers]]) -> Face
     for probe, reply, want in tried:
         if len(reply.outputs) != len(spec.outputs):
             need = ", ".join(spec.outputs)
-            says = f"it returns {len(reply.outputs)} arrays, it must return {need}"
+            n = len(reply.outputs)
+            says = f"it returns {n} array{'s' * (n != 1)}, it must return {need}"
             return Facet("shape", False, says)
         for name, got in zip(spec.outputs, reply.outputs, strict=True):
             if got.shape != want[name].shape:
