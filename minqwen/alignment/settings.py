@@ -8,6 +8,9 @@
 The defaults are for a small model. What the reports give is in REPORT_SFT, REPORT_REWARD and
 REPORT_PPO; what they leave open has a value of ours there, and the comment beside the field says
 so.
+
+Paper:    Qwen Technical Report, 3.1.2 Training, 3.2.1 Reward Model, 3.2.2 Reinforcement Learning;
+          Qwen2 Technical Report, Post-training.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ keys. The softmax of a row needs only its peak and its sum, and the gradient onl
 
 block_attention.py derives them.
 
+Paper:    Qwen2 Technical Report, "Qwen2 Dense Model", Grouped Query Attention.
 Origin:   Dao et al. 2022, arXiv:2205.14135, Algorithm 4.
 """
 
