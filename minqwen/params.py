@@ -44,6 +44,22 @@ def unscope(grads: Params, prefix: str) -> Params:
     return {f"{prefix}.{key}": value for key, value in grads.items()}
 
 
+def add_into(total: Params, more: Params) -> None:
+    """Add gradients to a running total, in place; keys that it has not yet are taken over.
+
+    >>> import numpy as np
+    >>> total = {"w": np.ones(2)}
+    >>> add_into(total, {"w": np.ones(2), "b": np.zeros(1)})
+    >>> total
+    {'w': array([2., 2.]), 'b': array([0.])}
+    """
+    for key, value in more.items():
+        if key in total:
+            total[key] += value
+        else:
+            total[key] = value
+
+
 def count(params: Params) -> int:
     """Count the numbers in all arrays.
 

@@ -39,7 +39,7 @@ def test_the_concept_page_is_fresh():
     helpers = {"__init__", "atomic_folder", "blocks", "interrupt", "loss_plot", "metrics"}
     helpers |= {"progress", "resume", "run_folder", "run_loop", "update", "jsonl"}
     helpers |= {"sft_rows", "pair_training", "start_params", "learned", "ppo_metrics"}
-    helpers |= {"metrics_plot"}
+    helpers |= {"metrics_plot", "picture"}
     packages = ("data", "tokenizer", "layers", "long_context", "model", "training", "alignment")
     for package in packages:
         for path in (ROOT / "minqwen" / package).glob("*.py"):

@@ -23,7 +23,6 @@ Origin:   Guo et al. 2017, arXiv:1706.04599 (the error); Bai et al. 2022, arXiv:
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +30,7 @@ import numpy as np
 
 from ..backend import Array, to_numpy
 from ..shapes import require_axes, require_float
-from ..training.run_folder import explain_os_errors
+from ..training.picture import save_picture
 
 
 class Calibration(NamedTuple):
@@ -113,10 +112,4 @@ def plot_calibration(found: Calibration, path: Path, title: str = "") -> None:
     bars.set(xlabel="predicted probability of the preferred answer", ylabel="pairs")
     for axes in (curve, bars):
         axes.grid(alpha=0.3)
-    aside = path.with_suffix(".tmp.png")
-    try:
-        with explain_os_errors(f"write {path}"):
-            figure.savefig(aside, dpi=120)
-            os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)  # what a failure left
+    save_picture(figure, path)

@@ -180,7 +180,7 @@ def dpo(
         as_numbers(pairs),
         None if validation_pairs is None else as_numbers(validation_pairs),
         stage="dpo",
-        start_model=params_fingerprint({key: w.astype(s.dtype) for key, w in params.items()}),
+        start_model=params_fingerprint(params, s.dtype),
         reference=params_fingerprint(frozen),
     )
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 from ..training.metrics import Metrics, Row
-from ..training.run_folder import explain_os_errors
+from ..training.picture import save_picture
 
 Panel: TypeAlias = tuple[str, str, tuple[str, ...]]  # title, label of the y axis, keys of metrics
 Curve: TypeAlias = tuple[str, list[int], list[float]]  # key, steps, values
@@ -61,6 +60,4 @@ def plot_metrics(folder: Path, panels: Sequence[Panel]) -> None:
         if len(curves) > 1:
             axes.legend()
     all_axes[-1].set_xlabel("step")
-    with explain_os_errors(f"write {folder / 'metrics.png'}"):
-        figure.savefig(folder / "metrics.tmp.png", dpi=120)
-        os.replace(folder / "metrics.tmp.png", folder / "metrics.png")
+    save_picture(figure, folder / "metrics.png")

@@ -39,7 +39,7 @@ from ..model.checkpoint import SavesItself
 from ..model.config import QwenConfig
 from ..model.language_model import router_caches
 from ..model.router_loss import router_loss_backward, router_loss_forward
-from ..params import Params
+from ..params import Params, add_into
 from ..training.adamw import AdamWState
 from ..training.metrics import Row
 from ..training.progress import wants_bar
@@ -140,11 +140,7 @@ def pair_gradient(
             continue
         found, part_grads = stage.piece(params, part, len(part) / len(numbers))
         row = {key: row.get(key, 0) + value for key, value in found.items()}
-        for key, grad in part_grads.items():
-            if key in grads:
-                grads[key] += grad
-            else:
-                grads[key] = grad
+        add_into(grads, part_grads)
     return row, grads
 
 

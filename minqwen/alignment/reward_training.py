@@ -181,7 +181,7 @@ def train_reward_model(
         as_numbers(pairs),
         None if validation_pairs is None else as_numbers(validation_pairs),
         stage="reward",
-        start_model=params_fingerprint({key: w.astype(s.dtype) for key, w in params.items()}),
+        start_model=params_fingerprint(params, s.dtype),
     )
     return train_on_pairs(
         config,

@@ -197,7 +197,7 @@ def sft(
         facts_of(rows),
         None if held_out is None else facts_of(held_out),
         stage="sft",
-        start_model=params_fingerprint({key: w.astype(s.dtype) for key, w in params.items()}),
+        start_model=params_fingerprint(params, s.dtype),
     )
 
     with run_opened(folder):

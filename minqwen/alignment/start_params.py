@@ -21,8 +21,12 @@ from ..training.resume import Training, load_run, require_same_run
 STEPS = "steps.json"  # in a checkpoint, where the run has more steps than AdamW has done updates
 
 
-def params_fingerprint(params: Params) -> str:
+def params_fingerprint(params: Params, dtype: str | None = None) -> str:
     """Return a short text that is another one when a bit, a name, a shape or the dtype differs.
+
+    Args:
+        params: of a model.
+        dtype: in which they are looked at, that of the training; None: as they are.
 
     >>> one, two = {"w": np.zeros(2)}, {"w": np.zeros((1, 2))}
     >>> params_fingerprint(one) == params_fingerprint({"w": np.zeros(2)})
@@ -32,7 +36,8 @@ def params_fingerprint(params: Params) -> str:
     """
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(params):
-        value = np.ascontiguousarray(to_numpy(params[name]))
+        value = to_numpy(params[name])
+        value = np.ascontiguousarray(value if dtype is None else value.astype(dtype, copy=False))
         digest.update(f"{name} {value.dtype.str} {params[name].shape}\n".encode())
         digest.update(value.data)
     return digest.hexdigest()

@@ -25,6 +25,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -225,14 +226,16 @@ def save_text_classifier(classifier: TextClassifier, path: str | os.PathLike[str
     """
     _require_npz(path)
     w, b, characters, words = classifier
+    aside = Path(path).with_suffix(".part.npz")
     np.savez_compressed(
-        path,
+        aside,
         format=np.array(FORMAT),
         w=w,
         b=b,
         character_ngrams=np.array(characters, np.int64),
         word_ngrams=np.array(words, np.int64),
     )
+    os.replace(aside, path)  # whole, or not at all
 
 
 def load_text_classifier(path: str | os.PathLike[str]) -> TextClassifier:

@@ -46,7 +46,7 @@ from ..model.language_model import (
 )
 from ..model.moe_fields import sparse_layers
 from ..model.router_loss import expert_counts, router_loss_backward, router_loss_forward
-from ..params import Params
+from ..params import Params, add_into
 
 
 class Batch(NamedTuple):
@@ -135,11 +135,7 @@ def loss_and_grads(
         piece_loss, piece_aux, piece_load, piece_grads = piece
         loss, aux_loss, load = loss + piece_loss, aux_loss + piece_aux, load + piece_load
         del piece
-        for key, grad in piece_grads.items():
-            if key in grads:
-                grads[key] += grad
-            else:
-                grads[key] = grad
+        add_into(grads, piece_grads)
     if not any(sparse_layers(config)):
         return LossAndGrads(float(loss), grads, tokens)
     busiest = (load / load.sum(axis=1, keepdims=True)).max() * load.shape[1]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from .metrics import Metrics
-from .run_folder import explain_os_errors
+from .picture import save_picture
 
 
 def plot_loss(folder: Path) -> None:
@@ -35,6 +34,4 @@ def plot_loss(folder: Path) -> None:
             axes.legend()
     axes.set(xlabel="step", ylabel="loss (nats per token)")
     axes.grid(alpha=0.3)
-    with explain_os_errors(f"write {folder / 'loss.png'}"):
-        figure.savefig(folder / "loss.tmp.png", dpi=120)
-        os.replace(folder / "loss.tmp.png", folder / "loss.png")
+    save_picture(figure, folder / "loss.png")
