@@ -23,6 +23,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -223,11 +224,10 @@ def code_study(
     Raises: see run_study.
     """
     s = settings or CodeSettings()
-    made: list[CodeText] = []
+    data = cache(partial(prepare, s))  # once, and only if something is missing
 
     def measure(results: Results, seed: int) -> None:
-        made.extend([] if made else [prepare(s)])
-        measure_seed(results, out / f"seed{seed}", s, made[0], seed, say, device)
+        measure_seed(results, out / f"seed{seed}", s, data(), seed, say, device)
 
     return run_study(out, KIND, CELL, s, OWN, measure, write_report, say)
 

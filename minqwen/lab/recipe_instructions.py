@@ -19,6 +19,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -188,17 +189,16 @@ def instructions_study(
     Raises: see run_study.
     """
     s = settings or InstructionSettings()
-    made: list[Data] = []
+    data = cache(partial(prepare, s))  # once, and only if something is missing
 
     def measure(results: Results, seed: int) -> None:
-        made.extend([] if made else [prepare(s)])
         for arm in ARMS:
             if results.get(arm, seed) is not None:
                 continue
-            rows, dropped = training_rows(s, made[0], arm, seed)
+            rows, dropped = training_rows(s, data(), arm, seed)
             folder = out / f"seed{seed}" / arm
-            params = pretrained(folder, made[0].text, rows, s.base(seed), None, device)
-            cell = measure_model(params, made[0]) | {"dropped": dropped, "rows": len(rows)}
+            params = pretrained(folder, data().text, rows, s.base(seed), None, device)
+            cell = measure_model(params, data()) | {"dropped": dropped, "rows": len(rows)}
             results.put(arm, seed, cell)
             say(f"seed {seed}, {arm}: zero-shot {cell['seen']['zero']:.3f}, few-shot "
                 f"{cell['seen']['few']:.3f}; families never seen {cell['held_out']['zero']:.3f}, "
