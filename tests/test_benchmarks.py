@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import run
+from benchmarks import dedup, run
 from benchmarks.cases import CASES
 from benchmarks.harness import Case, Work, difference, measure, start_rivals
 
@@ -78,6 +78,42 @@ def test_measure_refuses_a_wrong_result():
         measure(example(theirs=-0.1 / 1.1), 1, 3)
 
 
+TEXTS = ["to be or not to be", "that is the question", "whether it is nobler to be"]
+
+
+def test_signatures_of_the_rows_of_deduplication_are_of_the_same_sets():
+    sets = [dedup.shingles(text, dedup.NGRAM) for text in TEXTS]
+    texts, numbers = dedup.from_texts(TEXTS), dedup.from_numbers(sets)
+    assert texts.keys() == numbers.keys()
+    for name in ("ours, fast", "ours, minhash"):
+        signatures = texts[name](1)
+        assert signatures.shape == (3, dedup.PERMUTATIONS)
+        np.testing.assert_array_equal(numbers[name](1), signatures)
+    for text, numbers_of_text in zip(TEXTS, sets, strict=True):
+        assert len(set(dedup.runs(text))) == len(dedup.runs(text)) == len(numbers_of_text)
+
+
+@pytest.mark.parity
+def test_deduplication_gives_datasketch_what_its_readme_does():
+    pytest.importorskip("datasketch")
+    first = next(iter(dedup.schemes()))
+    bulk = dedup.from_texts(TEXTS)[f"datasketch bulk{first}"](3)
+    for one, other in zip(bulk, dedup.one_by_one(TEXTS)(3), strict=True):
+        np.testing.assert_array_equal(one.digest(), other.digest())
+
+
+def test_deduplication_finds_all_equal_pairs_and_no_others(capsys):
+    bands = dedup.lsh_choose(dedup.THRESHOLD, dedup.PERMUTATIONS)
+    for make in dedup.from_texts(TEXTS + TEXTS).values():
+        assert dedup.pairs_found(make(0), bands) == 3
+    for make in dedup.from_texts(TEXTS + ["x" * 30, "y" * 30, "z" * 30]).values():
+        assert dedup.pairs_found(make(0), bands) == 0
+    dedup.recall([text * 3 for text in TEXTS], seeds=2)
+    out = capsys.readouterr().out
+    assert "3 pairs, 2 seeds: the curve says" in out
+    assert out.count("ours, ") == 2
+
+
 def test_list(capsys):
     assert run.main(["--list"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == len(CASES)
@@ -116,7 +152,7 @@ def test_the_program_restarts_itself_with_the_variables():
     env = {key: value for key, value in os.environ.items() if key != run.MARKER}
     program = """if True:
         import sys
-        from benchmarks import run
+        from benchmarks import dedup, run
         run.os.execve = lambda path, command, env: print(
             env["MALLOC_TOP_PAD_"], env["OMP_NUM_THREADS"], command[3:])
         run.subprocess.call = lambda command, env: 0

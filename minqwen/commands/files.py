@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..data.corpora import bilingual_stories, python_reference, standard_library_code
+from ..data.streaming.document_files import Form
+from ..data.streaming.document_files import read_documents as documents_of
+from ..data.streaming.input_files import Part, find_files, of_lines, zipped
 
 BUILTIN = ("reference", "code", "stories")
 
@@ -19,8 +22,9 @@ def add_text_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         type=Path,
         metavar="FILE|FOLDER",
-        help="text, UTF-8; each file is a document; of a folder every file that is text is read, "
-        "but for hidden ones and those below --out",
+        help="text, UTF-8; each file is a document, of NAME.jsonl the field text of each line; .gz "
+        "is unzipped; of a folder every file that is text is read, but for hidden ones and those "
+        "below --out",
     )
     parser.add_argument(
         "--builtin",
@@ -49,7 +53,7 @@ def read_documents(args: argparse.Namespace) -> list[str]:
                 raise ValueError(f"the folder {path} holds no text files")
             found += inside
         else:
-            found.append(read_text(path))
+            found += texts_of(path)
     for name in args.builtin:
         if name == "reference":
             found += python_reference()
@@ -69,9 +73,30 @@ def _texts_in(folder: Path, out: Path) -> Iterator[str]:
         own = out.resolve() in (path.resolve(), *path.resolve().parents)
         if path.is_file() and not hidden and not own:
             try:
-                yield read_text(path)
+                texts = texts_of(path)
             except ValueError:
+                if of_lines(path.name):
+                    raise
                 continue  # a picture, an archive
+            yield from texts
+
+
+def texts_of(path: Path) -> list[str]:
+    """Return the documents of a file, see document_files.py; here a problem is an error.
+
+    Raises:
+        ValueError: what is not a document; the message names the file, and the line.
+    """
+    if not of_lines(path.name) and not zipped(path.name):
+        return [read_text(path)]
+    (file,) = find_files([path], but=path / "nothing")
+    texts = []
+    for document in documents_of(Part(file, 0, file.size, 1), Form(most=2**40)):
+        if document.problem:
+            line = f", line {document.line}" if document.line else ""
+            raise ValueError(f"{path}{line}: {document.problem}")
+        texts.append(document.text)
+    return texts
 
 
 def read_text(path: Path) -> str:

@@ -4,9 +4,9 @@
     Chinese and the like                anywhere: 赌博 is in 网络赌博网站
 
 Text and entries are brought to one form first (normalise: NFKC, lower case, one space for any).
-Then a text is a row of words, characters of undivided scripts, and signs (text_units.TOKEN), and an
-entry is found where it fills some of them from edge to edge. Every span that is as many tokens
-long as some entry is looked up in a set, so the cost does not grow with the list.
+Then a text is a row of words, characters of undivided scripts, and signs (token_spans of
+text_units.py), and an entry is found where it fills some of them from edge to edge. Every span that
+is as many tokens long as some entry is looked up in a set, so the cost does not grow with the list.
 
 Paper:    Qwen Technical Report, 2.1 Data: offensive content is found, by models. A list finds what
           is named, text_classifier.py what is like it.
@@ -21,7 +21,7 @@ from functools import partial
 from typing import NamedTuple
 
 from .quality_rules import Rule
-from .text_units import TOKEN, DividedText, normalise
+from .text_units import DividedText, normalise, token_spans
 
 
 class Blocklist(NamedTuple):
@@ -47,7 +47,7 @@ def make_blocklist(entries: Iterable[str]) -> Blocklist:
     found = frozenset(filter(None, map(normalise, entries)))
     if not found:
         raise ValueError("entries must hold at least one that is not blank")
-    return Blocklist(found, tuple(sorted({len(TOKEN.findall(entry)) for entry in found})))
+    return Blocklist(found, tuple(sorted({len(token_spans(entry)[0]) for entry in found})))
 
 
 def find_blocked(blocklist: Blocklist, text: str) -> dict[str, int]:
@@ -57,11 +57,11 @@ def find_blocked(blocklist: Blocklist, text: str) -> dict[str, int]:
     {'ass': 1, '赌博': 1}
     """
     text = normalise(text)
-    spans = [token.span() for token in TOKEN.finditer(text)]
+    starts, ends = (places.tolist() for places in token_spans(text))
     found = Counter(
         text[start:end]
         for size in blocklist.sizes
-        for (start, _), (_, end) in zip(spans, spans[size - 1 :], strict=False)
+        for start, end in zip(starts, ends[size - 1 :], strict=False)
         if text[start:end] in blocklist.entries
     )
     return dict(found.most_common())

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..backend import Array
-from .text_units import TOKEN, normalise
+from .text_units import normalise, token_spans
 
 BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
 UNBASE = pow(BASE, -1, 2**64)
@@ -81,18 +81,14 @@ def _hash_text(
     text = normalise(text)
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
     n = len(codes)
-    powers, unpowers = (
-        np.multiply.accumulate(np.array([1] + [base] * n, np.uint64)) for base in (BASE, UNBASE)
-    )
+    powers, unpowers = _powers(BASE, n), _powers(UNBASE, n)
     sums = np.cumsum(np.append(np.zeros(1, np.uint64), _mix(codes) * powers[:n]))
 
-    spans = [token.span() for token in TOKEN.finditer(text)]
-    starts, ends = np.array(spans, np.int64).reshape(-1, 2).T
-    places = np.arange(n + 1)
+    starts, ends = token_spans(text)
     found = [np.empty(0, np.uint64)]
     for size in character_ngrams:
-        first, last = places[: max(0, n + 1 - size)], places[size:]
-        found.append(_mix((sums[last] - sums[first]) * unpowers[first] + np.uint64(size)))
+        spans = sums[size:] - sums[: max(0, n + 1 - size)]
+        found.append(_mix(spans * unpowers[: len(spans)] + np.uint64(size)))
     for size in word_ngrams:
         first, last = starts[: max(0, len(starts) + 1 - size)], ends[size - 1 :]
         salt = np.uint64(2**32 + size)  # a word is another feature than the same run of characters
@@ -100,6 +96,13 @@ def _hash_text(
     features = np.concatenate(found)
     bucket, counts = np.unique(features % np.uint64(buckets), return_counts=True)
     return bucket.astype(np.int64), np.sqrt(counts / max(1, len(features)))
+
+
+def _powers(base: int, n: int) -> Array:
+    """Return base^0 to base^n modulo 2^64."""
+    powers = np.full(n + 1, base, np.uint64)
+    powers[0] = 1
+    return np.multiply.accumulate(powers, out=powers)
 
 
 def _mix(x: Array) -> Array:

@@ -136,13 +136,13 @@ def parse_json(line: bytes) -> Any:
             parse_constant=_no_constant,
             parse_float=_finite,
         )
+        _require_text("", record)
     except json.JSONDecodeError as error:
         problem = error.msg.removesuffix(" at")
         place = f"line {error.lineno}, " * (error.lineno > 1) + f"character {error.colno}"
         raise ValueError(f"not JSON: {problem} at {place}") from None
     except RecursionError:
         raise ValueError("not JSON that can be read: too deeply nested") from None
-    _require_text("", record)
     return record
 
 

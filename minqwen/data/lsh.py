@@ -28,7 +28,7 @@ import numpy as np
 
 from ..backend import Array, array_module
 from ..shapes import require_axes
-from .minhash import mix
+from .shingles import mix
 
 
 class Bands(NamedTuple):
@@ -83,8 +83,8 @@ def lsh_keys(signatures: Array, bands: int, rows: int) -> Array:
     """Turn each band of each signature into one number, the key of a bucket.
 
     The number of the band goes into the key, so that equal entries in different bands, which come
-    from different hash functions and mean nothing, do not meet. Different bands get the same key
-    with the chance 2^-64.
+    from different hash functions or bins and mean nothing, do not meet. Different bands get the
+    same key with the chance 2^-64.
 
     Args:
         signatures: (n, P) uint64.

@@ -9,8 +9,7 @@ If h_j orders all shingles at random, the least one of both sets together lies i
 chance J, and just then the two minima are equal. So the share of equal entries estimates J without
 bias, with the standard error sqrt(J (1 - J) / P): each entry is one throw of a coin.
 
-A shingle first becomes a number x below p by a hash that follows no line, `mix`; two different
-ones among n get the same number with a chance of about n^2 / 2^62. The product a x has 122 bits,
+x is the number of a shingle, at most p, as shingles.py gives it. The product a x has 122 bits,
 uint64 has 64. With halves a = a1 2^31 + a0, x = x1 2^31 + x0 and m = a1 x0 + a0 x1 < 2^62:
 
     a x = a1 x1 2^62 + m 2^31 + a0 x0
@@ -22,7 +21,8 @@ where it fits bring the sum below p.
 Paper:    Qwen Technical Report, 2.1 Data: fuzzy deduplication with MinHash and LSH.
 Origin:   Broder 1997, On the resemblance and containment of documents; Carter and Wegman 1979.
 Differs:  the report gives no sizes. Common programs hash to 32 bits and let a x wrap in 64: their
-          signatures are MinHash as well, but not of this family, so the two cannot be mixed.
+          signatures are MinHash as well, but not of this family, so the two cannot be mixed. The
+          same estimate for less work: fast_sketch.py.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ import numpy as np
 
 from ..backend import Array, array_module
 from ..shapes import require_axes, require_same_shape
+from .shingles import PRIME, shingles
 
-PRIME = 2**61 - 1  # a signature of no shingle at all is full of it: no hash is as large
 BLOCK = 2**14  # hashes at a time, so that the steps of the sum above stay in the processor's cache
 LOW30, LOW31 = 2**30 - 1, 2**31 - 1
 
@@ -72,79 +72,11 @@ def minhash_family(num_perm: int, seed: int) -> Family:
     )
 
 
-def mix(x: Array) -> Array:
-    """Scatter uint64 numbers over all of 64 bits, one to one: the last step of SplitMix64.
-
-    >>> int(mix(np.array([0], np.uint64))[0])  # the only number that stays
-    0
-    """
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9  # these products wrap, and should
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EB
-    scattered: Array = x ^ (x >> 31)
-    return scattered
-
-
-def shingles(document: str | Sequence[int] | Array, ngram_size: int) -> Array:
-    """Return the set of shingles of a document, each as a number.
-
-    Characters, not words, so that Chinese works. A document shorter than ngram_size has one
-    shingle, all of it; an empty one has none.
-
-    Args:
-        document: a text, or the ids of tokens, not negative.
-        ngram_size: k, characters or tokens in a shingle.
-
-    Returns:
-        (n,) uint64 below PRIME, each once, ascending.
-
-    Raises:
-        TypeError: the document is neither a text nor integers in one row.
-        ValueError: ngram_size is not positive, or an id is negative.
-
-    >>> [len(shingles(text, 2)) for text in ("abab", "a", "")]  # ab, ba; a; none
-    [2, 1, 0]
-    """
-    if ngram_size < 1:
-        raise ValueError(f"ngram_size must be positive, got {ngram_size}")
-    if isinstance(document, str):
-        codes = np.frombuffer(document.encode("utf-32-le", "surrogatepass"), "<u4")
-    else:
-        codes = np.asarray(document)
-        if codes.ndim != 1 or (codes.size and codes.dtype.kind not in "iu"):
-            raise TypeError(f"document must be a text or ids, got {codes.dtype} of {codes.shape}")
-        if codes.size and codes.min() < 0:
-            raise ValueError(f"document holds the id {codes.min()}, ids are not negative")
-    codes = codes.astype(np.uint64)
-    k = min(ngram_size, len(codes))
-    if not k:
-        return codes
-    n = len(codes) - k + 1
-    x = np.zeros(n, np.uint64)
-    for i in range(k):  # character i of all shingles at once
-        x = mix(x + codes[i : n + i] + 1)
-    return np.unique(x % PRIME)
-
-
-def jaccard(one: Array, other: Array) -> float:
-    """Return the share of shingles that two sets have in common; 1 when both are empty.
-
-    Args:
-        one, other: of shingles, each number once, ascending.
-
-    >>> jaccard(shingles("abcd", 2), shingles("bcde", 2))  # bc, cd of ab, bc, cd, de
-    0.5
-    """
-    both = np.concatenate([one, other])
-    both.sort(kind="stable")  # of two sorted runs: merges them
-    common = int((both[1:] == both[:-1]).sum())
-    return common / (len(both) - common) if len(both) else 1.0
-
-
 def hashes(x: Array, family: Family, work: Array | None = None) -> Array:
     """Return (a_j x_i + b_j) mod PRIME, exactly.
 
     Args:
-        x: (n,) uint64 below PRIME.
+        x: (n,) uint64, at most PRIME.
         family: of P functions, on the device of x.
         work: (3, P, n) uint64 to write over. Fetching fresh memory costs nearly as much.
 
@@ -180,11 +112,12 @@ def minhash_signature(shingle_set: Array, family: Family) -> Array:
     """Return the least hash of a set of shingles under each function.
 
     Args:
-        shingle_set: (n,) uint64 below PRIME, as from shingles.
+        shingle_set: (n,) uint64, at most PRIME, as from shingles.
         family: of P functions.
 
     Returns:
-        (P,) uint64; PRIME everywhere for an empty set, which so equals other empty ones only.
+        (P,) uint64; PRIME, larger than any hash, everywhere for an empty set, which so equals
+        other empty ones only.
 
     Raises:
         TypeError: shingle_set is not uint64.

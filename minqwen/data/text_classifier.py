@@ -12,20 +12,18 @@ The gradient, with N texts. The derivative of log(1 + exp(z)) is sigmoid(z), so
 Training has one answer, as the loss is convex. Its curvature is at most p (1 - p) (|x|^2 + 1) + l2,
 below 1/2 + l2: steps of 1 / (1/2 + l2) never overshoot, and there is no learning rate to choose.
 At the optimum db = 0, that is, the mean of p is the share of good samples: give both piles in the
-proportion in which they come, or calibrate on held-out texts.
+proportion in which they come, or calibrate on held-out texts (classifier_calibration.py).
 
 Paper:    Qwen Technical Report, 2.1 Data: models that score quality and find offensive text.
 Origin:   Joulin et al. 2016, arXiv:1607.01759 (linear, on hashed n-grams); Nesterov 1983 with the
-          restarts of O'Donoghue and Candes 2012, arXiv:1204.3982; Platt 1999 (calibration).
+          restarts of O'Donoghue and Candes 2012, arXiv:1204.3982.
 Differs:  Qwen's classifiers are not published.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -35,8 +33,6 @@ from ..shapes import require_axes, require_float, require_shape
 from .hashed_ngrams import HashedTexts, hash_texts
 from .quality_rules import Rule
 from .text_units import DividedText
-
-FORMAT = "minqwen text classifier 1"
 
 
 class TextClassifier(NamedTuple):
@@ -92,7 +88,7 @@ def logistic_loss_forward(
         raise ValueError("x must hold at least one text")
     z = _scores(x, w, b)
     loss = (np.logaddexp(0, z) - targets * z).mean() + l2 / 2 * (w * w).sum()
-    return loss, LogisticCache(x, w, _sigmoid(z) - targets, l2)
+    return loss, LogisticCache(x, w, sigmoid(z) - targets, l2)
 
 
 def logistic_loss_backward(dloss: Array | float, cache: LogisticCache) -> tuple[Array, Array]:
@@ -165,95 +161,28 @@ def good_probability(classifier: TextClassifier, texts: Iterable[str]) -> Array:
     >>> good_probability(untrained, ["any text", ""]).tolist()
     [0.5, 0.5]
     """
-    return _sigmoid(_score_texts(classifier, texts))
+    return sigmoid(log_odds(classifier, texts))
 
 
-def calibrate(
-    classifier: TextClassifier, good: Sequence[str], bad: Sequence[str], steps: int = 50
-) -> TextClassifier:
-    """Set scale and offset of z so that p is right on held-out texts; the order stays (Platt).
+def log_odds(classifier: TextClassifier, texts: Iterable[str]) -> Array:
+    """Return z = w . x + b of each text, (N,) float64.
 
-    p = sigmoid(a z + c), with a and c by Newton's method on the same loss. As Platt has it, the
-    targets are a little inside 0 and 1, so that a is finite even if nothing is confused.
-
-    Args:
-        classifier: of `train_text_classifier`.
-        good: texts that it was not trained on, in the proportion in which they come.
-        bad: likewise.
-        steps: of Newton at most.
-
-    Raises:
-        ValueError: a pile is empty, or the classifier ranks bad before good.
-
-    >>> fit = train_text_classifier(["a fine day"], ["BUY BUY"], buckets=64)
-    >>> calibrated = calibrate(fit.classifier, ["fine weather"], ["BUY it"])
-    >>> good_probability(calibrated, ["fine weather", "BUY it"]).round(4).tolist()
-    [0.6667, 0.3333]
+    >>> untrained = TextClassifier(np.zeros(8), np.array(2.0), (2,), (1,))
+    >>> log_odds(untrained, ["any text"]).tolist()
+    [2.0]
     """
-    if not good or not bad:
-        raise ValueError(f"good and bad must hold texts, got {len(good)} and {len(bad)}")
-    z = _score_texts(classifier, [*good, *bad])
-    most, least = (len(good) + 1) / (len(good) + 2), 1 / (len(bad) + 2)
-    targets = np.repeat([most, least], [len(good), len(bad)])
-    rows = np.stack([z, np.ones_like(z)], axis=1)  # (N, 2)
-
-    def loss_at(ac: Array) -> float:
-        return float((np.logaddexp(0, rows @ ac) - targets * (rows @ ac)).mean())
-
-    ac = np.array([0.0, np.log(targets.mean() / (1 - targets.mean()))])
-    for _ in range(steps):
-        p = _sigmoid(rows @ ac)
-        gradient = rows.T @ (p - targets) / len(z)
-        curvature = (rows.T * (p * (1 - p))) @ rows / len(z) + 1e-12 * np.eye(2)
-        move = np.linalg.solve(curvature, gradient)
-        size = 1.0
-        while loss_at(ac - size * move) > loss_at(ac) and size > 1e-6:
-            size /= 2
-        ac = ac - size * move
-        if np.abs(size * move).max() < 1e-10:
-            break
-    a, c = ac
-    if not a > 0:
-        raise ValueError("the classifier does not rank good before bad on these texts")
-    return classifier._replace(w=a * classifier.w, b=a * classifier.b + c)
-
-
-def save_text_classifier(classifier: TextClassifier, path: str | os.PathLike[str]) -> None:
-    """Write a classifier to one file, whose name must end in .npz.
-
-    Raises:
-        ValueError: the name ends otherwise.
-    """
-    _require_npz(path)
     w, b, characters, words = classifier
-    aside = Path(path).with_suffix(".part.npz")
-    np.savez_compressed(
-        aside,
-        format=np.array(FORMAT),
-        w=w,
-        b=b,
-        character_ngrams=np.array(characters, np.int64),
-        word_ngrams=np.array(words, np.int64),
-    )
-    os.replace(aside, path)  # whole, or not at all
+    return _scores(hash_texts(texts, len(w), characters, words), w, b)
 
 
-def load_text_classifier(path: str | os.PathLike[str]) -> TextClassifier:
-    """Read a classifier; nothing in the file is executed.
+def sigmoid(z: Array) -> Array:
+    """Return 1 / (1 + exp(-z)), without overflow on either side.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not of `save_text_classifier`.
+    >>> sigmoid(np.array([-1000.0, 0.0])).tolist()
+    [0.0, 0.5]
     """
-    _require_npz(path)
-    with np.load(path, allow_pickle=False) as file:
-        if "format" not in file or str(file["format"]) != FORMAT:
-            raise ValueError(f"{path} is not a {FORMAT!r}")
-        w, b, *sizes = (file[name] for name in TextClassifier._fields)
-    characters, words = (tuple(map(int, size)) for size in sizes)
-    require_axes("w", w, "V")
-    require_shape("b", b)
-    return TextClassifier(w, b, characters, words)
+    p: Array = np.exp(-np.logaddexp(0, -z))
+    return p
 
 
 def classifier_rule(
@@ -273,20 +202,5 @@ def _measure(classifier: TextClassifier, text: DividedText) -> float:
     return float(good_probability(classifier, [text.text])[0])
 
 
-def _score_texts(classifier: TextClassifier, texts: Iterable[str]) -> Array:
-    w, b, characters, words = classifier
-    return _scores(hash_texts(texts, len(w), characters, words), w, b)
-
-
 def _scores(x: HashedTexts, w: Array, b: Array) -> Array:
     return np.bincount(x.text, weights=x.value * w[x.bucket], minlength=x.texts) + b
-
-
-def _sigmoid(z: Array) -> Array:
-    p: Array = np.exp(-np.logaddexp(0, -z))  # no overflow on either side
-    return p
-
-
-def _require_npz(path: str | os.PathLike[str]) -> None:
-    if not os.fspath(path).endswith(".npz"):
-        raise ValueError(f"the name of the file must end in .npz, got {os.fspath(path)}")

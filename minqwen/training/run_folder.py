@@ -71,7 +71,7 @@ def locked(folder: Path) -> Iterator[None]:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(number)
-        raise OSError(f"another process is training in this folder: {folder}") from None
+        raise OSError(f"another process works in this folder: {folder}") from None
     except OSError:
         pass  # a disk without locks
     try:

@@ -64,16 +64,16 @@ def corpus(n, seed):
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.7, 0.9])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_equals_the_comparison_of_all_pairs(threshold, seed):
+@pytest.mark.parametrize(("seed", "sketch"), [(0, "fast"), (1, "fast"), (1, "minhash")])
+def test_equals_the_comparison_of_all_pairs(threshold, seed, sketch):
     texts = corpus(20, seed)
-    report = fuzzy_dedup(texts, threshold, **ALL)
+    report = fuzzy_dedup(texts, threshold, **ALL, sketch=sketch)
     kept, dropped = brute_force(texts, threshold)
     assert report.kept == kept
     assert report.dropped == dropped
     assert 5 < len(dropped) < 40
     ids = [list(map(ord, text)) for text in texts]
-    assert fuzzy_dedup(ids, threshold, **ALL) == report
+    assert fuzzy_dedup(ids, threshold, **ALL, sketch=sketch) == report
 
 
 def test_nothing_is_dropped_that_is_not_alike_however_many_candidates_there_are():
@@ -85,7 +85,8 @@ def test_nothing_is_dropped_that_is_not_alike_however_many_candidates_there_are(
     assert report.kept == list(range(40))
 
 
-def test_what_is_missed_is_what_the_curve_says():
+@pytest.mark.parametrize("sketch", ["fast", "minhash"])
+def test_what_is_missed_is_what_the_curve_says(sketch):
     """Pairs alone, each with a band of chance to be found: 3 sigma of the sum of P(s)."""
     rng, bands = random.Random(4), Bands(4, 8)
     pairs = []
@@ -93,7 +94,7 @@ def test_what_is_missed_is_what_the_curve_says():
         text = "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=120))
         pairs.append((text, edited(text, 4, rng)))
     texts = [text for pair in pairs for text in pair]
-    report = fuzzy_dedup(texts, 0.5, num_perm=32, bands=bands)
+    report = fuzzy_dedup(texts, 0.5, num_perm=32, bands=bands, sketch=sketch)
     s = np.array([similarity(*pair) for pair in pairs])
     p = np.where(s >= 0.5, lsh_probability(s, *bands), 0)
     assert 0.3 < p.mean() < 0.8
@@ -113,14 +114,21 @@ def test_a_chain_joins_its_ends_and_says_how_little_they_are_alike():
     assert fuzzy_dedup([chain[0], chain[2]], 0.75, **ALL).kept == [0, 1]
 
 
-def test_copies_cost_no_pairs_and_pairs_that_are_joined_no_comparison(monkeypatch):
+@pytest.mark.parametrize(
+    ("sketch", "other"), [("fast", "minhash_signature"), ("minhash", "sketch_sets")]
+)
+def test_copies_cost_no_pairs_and_joined_pairs_no_comparison(monkeypatch, sketch, other):
     near = "a long enough text about nothing in particular, "
     texts = [near, near + "x", near + "y", near + "z"] * 50
     seen = Counter()
-    monkeypatch.setattr(
-        file, "minhash_signature", lambda *a, f=file.minhash_signature: (seen.update("s"), f(*a))[1]
-    )
-    report = fuzzy_dedup(texts, 0.7, **ALL)
+    make = file.signatures
+
+    def counted(sets, *args):
+        return make((x for x in sets if not seen.update("s")), *args)
+
+    monkeypatch.setattr(file, "signatures", counted)
+    monkeypatch.delattr(file, other)
+    report = fuzzy_dedup(texts, 0.7, **ALL, sketch=sketch)
     assert report.kept == [0]
     assert (report.candidates, report.compared) == (6, 3)
     assert seen["s"] == 4
@@ -141,9 +149,19 @@ def test_few_documents():
 
 def test_the_seed_decides_what_is_missed():
     texts = corpus(30, seed=6)
-    reports = [fuzzy_dedup(texts, num_perm=8, seed=seed) for seed in (0, 0, 1, 2, 3)]
-    assert reports[0] == reports[1]
-    assert len({report.candidates for report in reports}) > 1
+    for sketch in ("fast", "minhash"):
+        reports = [
+            fuzzy_dedup(texts, num_perm=8, seed=seed, sketch=sketch) for seed in (0, 0, 1, 2, 3)
+        ]
+        assert reports[0] == reports[1]
+        assert len({report.candidates for report in reports}) > 1
+
+
+def test_the_fast_sketch_is_the_default():
+    texts = corpus(30, seed=8)
+    report = fuzzy_dedup(texts, num_perm=16)
+    assert report == fuzzy_dedup(texts, num_perm=16, sketch="fast")
+    assert report.candidates != fuzzy_dedup(texts, num_perm=16, sketch="minhash").candidates
 
 
 def test_clusters_are_those_of_spreading():
@@ -173,5 +191,7 @@ def test_errors():
         fuzzy_dedup(["a"], num_perm=0)
     with pytest.raises(ValueError, match=r"need 1 <= bands \* rows <= P=4"):
         fuzzy_dedup(["a"], num_perm=4, bands=Bands(3, 2))
+    with pytest.raises(ValueError, match='sketch must be "fast" or "minhash", got \'md5\''):
+        fuzzy_dedup(["a"], sketch="md5")
     with pytest.raises(TypeError, match="document must be a text or ids"):
         fuzzy_dedup([[0.5]])

@@ -7,7 +7,8 @@ import pytest
 from helpers.fake_device import count_syncs, from_fake, install, to_fake
 
 from minqwen.data.lsh import Bands, lsh_candidates, lsh_choose, lsh_keys, lsh_probability
-from minqwen.data.minhash import PRIME, Family, minhash_family, minhash_signature
+from minqwen.data.minhash import Family, minhash_family, minhash_signature
+from minqwen.data.shingles import PRIME
 
 
 def naive_pairs(signatures, bands, rows):

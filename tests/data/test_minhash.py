@@ -7,19 +7,17 @@ import pytest
 
 from minqwen.data.minhash import (
     BLOCK,
-    PRIME,
     Family,
     hashes,
-    jaccard,
     minhash_family,
     minhash_jaccard,
     minhash_signature,
     minhash_signatures,
-    mix,
-    shingles,
 )
+from minqwen.data.shingles import PRIME, jaccard, shingles
 
 EDGES = [0, 1, 2, 2**30, 2**31 - 1, 2**31, 2**32, 2**60, 2**61 - 2**31, PRIME - 2, PRIME - 1]
+NUMBERS = [*EDGES, PRIME]  # of shingles; PRIME is as 0, which is one chance in 2^61
 
 
 def exact(x, family):
@@ -42,7 +40,7 @@ def two_sets(similarity, size, seed):
 def test_hashes_are_those_of_whole_numbers():
     a, b = np.meshgrid(np.array(EDGES[1:], np.uint64), np.array(EDGES, np.uint64))
     edges = Family(a.ravel(), b.ravel())
-    x = np.array(EDGES, np.uint64)
+    x = np.array(NUMBERS, np.uint64)
     assert hashes(x, edges).tolist() == exact(x, edges)
     x, family = numbers(300), minhash_family(50, seed=1)
     found = hashes(x, family)
@@ -67,67 +65,6 @@ def test_a_signature_is_the_least_hash_over_all_blocks(n):
     signature = minhash_signature(x, family)
     assert signature.tolist() == [min(row) for row in exact(x, family)]
     np.testing.assert_array_equal(minhash_signature(x[::-1], family), signature)
-
-
-def naive_shingles(text, k):
-    return {text[i : i + k] for i in range(max(1, len(text) - k + 1))} - {""}
-
-
-@pytest.mark.parametrize("k", [1, 2, 3, 5])
-def test_shingles_are_the_set_of_all_runs(k):
-    rng = random.Random(k)
-    texts = ["".join(rng.choices("ab好\0😀", k=n)) for n in [*range(8), 40, 200]]
-    names = {}  # the number of each run, also of runs in other texts
-    for text in texts:
-        found, runs = shingles(text, k), naive_shingles(text, k)
-        assert len(found) == len(runs)
-        assert (np.diff(found.astype(object)) > 0).all()
-        assert found.dtype == np.uint64
-        assert all(int(x) < PRIME for x in found)
-        for run in runs:
-            [number] = shingles(run, k).tolist()
-            assert names.setdefault(run, number) == number
-            assert number in found
-        ids = [ord(c) for c in text]
-        np.testing.assert_array_equal(shingles(ids, k), found)
-        np.testing.assert_array_equal(shingles(np.array(ids, np.int32), k), found)
-    assert len(set(names.values())) == len(names)
-
-
-def test_tokens_past_32_bits_are_told_apart():
-    assert shingles([2**40], 1) != shingles([2**41], 1)
-    assert shingles([1, 2**32], 2) != shingles([2, 2**32], 2)
-
-
-def test_many_shingles_have_many_numbers():
-    """In 32 bits, 300,000 of them would share about 10 numbers."""
-    found = shingles(np.arange(300_000), 1)
-    assert len(found) == 300_000
-    assert int(found[-1]) > 2**60
-
-
-def test_order_and_length_within_a_shingle_count():
-    numbers = [int(shingles(t, 9)[0]) for t in ("a", "\0a", "a\0", "aa", "ab", "ba", "\0", "\0\0")]
-    assert len(set(numbers)) == len(numbers)
-
-
-def test_mix_is_the_last_step_of_splitmix64():
-    mask = 2**64 - 1
-    for x in [0, 1, 2**32, 2**63, mask]:
-        y = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & mask
-        y = (y ^ (y >> 27)) * 0x94D049BB133111EB & mask
-        assert int(mix(np.array([x], np.uint64))[0]) == y ^ (y >> 31)
-    # The first number of the published generator with the seed 0, whose state is then the constant.
-    assert int(mix(np.array([0x9E3779B97F4A7C15], np.uint64))[0]) == 0xE220A8397B1DCDAF
-
-
-def test_jaccard_against_sets_of_python():
-    rng = random.Random(1)
-    for _ in range(50):
-        one, other = ("".join(rng.choices("abc", k=rng.randint(0, 30))) for _ in range(2))
-        a, b = naive_shingles(one, 3), naive_shingles(other, 3)
-        want = len(a & b) / len(a | b) if a | b else 1
-        assert jaccard(shingles(one, 3), shingles(other, 3)) == want
 
 
 def test_the_estimate_is_within_three_standard_errors_and_has_no_bias():
@@ -212,14 +149,6 @@ def test_signatures_stream():
 def test_errors():
     with pytest.raises(ValueError, match="num_perm must be positive, got 0"):
         minhash_family(0, seed=0)
-    with pytest.raises(ValueError, match="ngram_size must be positive, got 0"):
-        shingles("a", 0)
-    with pytest.raises(ValueError, match="document holds the id -1"):
-        shingles([3, -1], 1)
-    with pytest.raises(TypeError, match="document must be a text or ids, got float64"):
-        shingles([0.5], 1)
-    with pytest.raises(TypeError, match="document must be a text or ids"):
-        shingles(np.ones((2, 2), int), 1)
     with pytest.raises(TypeError, match="shingle_set must be uint64, got int64"):
         minhash_signature(np.array([1]), minhash_family(2, seed=0))
     with pytest.raises(ValueError, match="must have the same shape"):

@@ -222,7 +222,7 @@ def test_a_folder_in_which_another_process_trains_is_refused_until_it_dies(tmp_p
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
         (tmp_path / ".checkpoint.new.1").mkdir()  # it writes a checkpoint
-        with pytest.raises(OSError, match="another process is training in this folder"):
+        with pytest.raises(OSError, match="another process works in this folder"):
             run(tmp_path)
         assert (tmp_path / ".checkpoint.new.1").exists()
         process.kill()

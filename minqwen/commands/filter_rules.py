@@ -1,0 +1,118 @@
+"""The rules that `minqwen filter` was asked for, made where they are needed: here, or in a worker.
+
+What is sent to a worker are names of files and numbers; a model or a classifier is read there, once
+for a process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..data.blocklist import blocklist_rule, make_blocklist
+from ..data.classifier_file import load_text_classifier
+from ..data.language import language_rule
+from ..data.quality_rules import (
+    C4,
+    FINEWEB,
+    GOPHER_QUALITY,
+    GOPHER_REPETITION,
+    Decision,
+    Rule,
+    judge,
+)
+from ..data.text_classifier import classifier_rule
+from ..model.checkpoint import load_checkpoint
+from ..tokenizer.bpe import Tokenizer
+from ..tokenizer.special_tokens import ENDOFTEXT
+from ..training.perplexity_rule import document_perplexity, perplexity_rule
+from .files import checkpoint_of, read_text
+
+RULES = {
+    "gopher-quality": GOPHER_QUALITY,
+    "gopher-repetition": GOPHER_REPETITION,
+    "c4": C4,
+    "fineweb": FINEWEB,
+}
+
+
+class RuleBook(NamedTuple):
+    """What was asked for. Paths are whole, so that a worker in another folder finds them."""
+
+    rules: tuple[str, ...] = ()  # names of RULES
+    languages: tuple[str, ...] = ()
+    language_least: float = 0.5
+    blocklist: str | None = None
+    blocked_most: int = 0
+    classifiers: tuple[tuple[str, float], ...] = ()  # file, least probability of being good
+    model: str | None = None
+    bits_least: float = 0.0  # per byte
+    bits_most: float = float("inf")
+
+    def decide(self, text: str) -> Decision:
+        """Judge a document."""
+        return judge(text, make_rules(self))
+
+
+@lru_cache(maxsize=1)
+def make_rules(book: RuleBook) -> tuple[Rule, ...]:
+    """Make the rules, cheap ones first; all are asked of every document.
+
+    Raises:
+        ValueError: a file is not what it should be, a language is unknown, or there is no rule.
+        FileNotFoundError: a file does not exist.
+        ImportError: a package that a rule needs is missing.
+    """
+    rules: list[Rule] = []
+    for name in book.rules:
+        rules += RULES[name]
+    if book.blocklist:
+        entries = read_text(Path(book.blocklist)).splitlines()
+        rules.append(blocklist_rule(make_blocklist(entries), book.blocked_most))
+    if book.languages:
+        rules.append(language_rule(book.languages, book.language_least))
+    for path, least in book.classifiers:
+        rules.append(classifier_rule(load_text_classifier(path), least, Path(path).stem))
+    if book.model:
+        folder = checkpoint_of(Path(book.model))
+        config, params = load_checkpoint(folder)
+        tokenizer = Tokenizer.from_pretrained(folder)
+        score = partial(
+            document_perplexity,
+            params,
+            config,
+            partial(tokenizer.encode, disallowed_special=()),
+            context_length=config.max_position_embeddings,
+            separator_id=tokenizer.special_tokens.get(ENDOFTEXT),
+        )
+        low, high = book.bits_least, book.bits_most
+        rules.append(perplexity_rule(score, low=low, high=high, unit="bits per byte"))
+    if not rules:
+        raise ValueError(
+            "no rule: name some with --rules, --languages, --blocklist, --classifier or --model"
+        )
+    return tuple(rules)
+
+
+def fingerprints(book: RuleBook) -> dict[str, Any]:
+    """Return the settings as JSON holds them, with what is in the files that they name."""
+    files = [path for path, _ in book.classifiers]
+    if book.blocklist:
+        files.append(book.blocklist)
+    if book.model:
+        folder = checkpoint_of(Path(book.model))
+        files += sorted(str(path) for path in folder.iterdir() if path.is_file())
+    return book._asdict() | {"files": {path: _digest(path) for path in files}}
+
+
+def _digest(path: str) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def whole_path(path: Path) -> str:
+    """Return a path that means the same in another folder."""
+    return os.path.abspath(path)

@@ -1,0 +1,1 @@
+"""Passes over files of any size: deduplication and filters, in one process or many."""

@@ -1,0 +1,44 @@
+"""File of a classifier: what comes back, and what is refused."""
+
+import numpy as np
+import pytest
+
+from minqwen.data.classifier_file import load_text_classifier, save_text_classifier
+from minqwen.data.text_classifier import TextClassifier, good_probability, train_text_classifier
+
+TEXTS = ["a small cat", "", "一只小猫 cat cat", "buy it now", "cat"]
+
+
+def test_saved_and_loaded(tmp_path):
+    fit = train_text_classifier(
+        ["a fine day"], ["BUY BUY"], buckets=64, character_ngrams=(1, 2), word_ngrams=(1,)
+    )
+    path = tmp_path / "quality.npz"
+    save_text_classifier(fit.classifier, path)
+    loaded = load_text_classifier(path)
+    assert loaded.character_ngrams == (1, 2)
+    assert loaded.word_ngrams == (1,)
+    np.testing.assert_array_equal(
+        good_probability(loaded, TEXTS), good_probability(fit.classifier, TEXTS)
+    )
+    np.savez(path, w=np.zeros(3))
+    with pytest.raises(ValueError, match=r"quality\.npz is not a 'minqwen text classifier 1'"):
+        load_text_classifier(path)
+    with pytest.raises(ValueError, match=r"must end in \.npz, got .*quality\.bin"):
+        save_text_classifier(fit.classifier, tmp_path / "quality.bin")
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "quality.npz"
+    old = TextClassifier(np.ones(4), np.zeros(()), (1,), (1,))
+    save_text_classifier(old, path)
+    assert list(tmp_path.iterdir()) == [path]  # nothing else is left
+
+    def stops(file, **arrays):
+        file.write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(np, "savez_compressed", stops)
+    with pytest.raises(OSError, match="no space left"):
+        save_text_classifier(old._replace(w=np.zeros(4)), path)
+    np.testing.assert_array_equal(load_text_classifier(path).w, old.w)
