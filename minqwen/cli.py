@@ -32,6 +32,7 @@ COMMANDS = {  # name -> one line; the rest stands in minqwen/commands/NAME.py
     "dpo": "Train a chat model on pairs of answers, without a reward model (DPO).",
     "ppo": "Make a chat model answer so that a reward model scores it higher (PPO).",
     "generate": "Continue a text with a trained model, token by token.",
+    "agent": "Let a model answer a question with tools: it thinks, acts, reads, answers.",
     "upcycle": "Cut a trained dense model into experts, and say how far its outputs moved.",
     "lab": "Train small and measure: long context, experts, copies, alignment, recipes, agents.",
     "check": "Prove our own gradients, or check your function and be told what is wrong with it.",

@@ -6,7 +6,9 @@
 
     system      how the model shall behave
     user        what a person asks
-    assistant   what the model answers; its `tool_calls` ask for tools, content may be missing then
+    assistant   what the model answers; its `tool_calls` ask for tools, content may be missing then;
+                `given` names the characters of the content that were given to it, not written by
+                it, such as what a tool said in between: [[start, end], ...], end not included
     tool        what a tool gave back; `name` and `tool_call_id` may stand beside it
 
 The reader of files and the tokenizer ask for the same, so it stands here once.
@@ -28,7 +30,7 @@ ROLES = ("system", "user", "assistant", "tool")
 FIELDS = {  # of each role, beside role and content
     "system": frozenset[str](),
     "user": frozenset[str](),
-    "assistant": frozenset({"tool_calls"}),
+    "assistant": frozenset({"tool_calls", "given"}),
     "tool": frozenset({"name", "tool_call_id"}),
 }
 
@@ -75,6 +77,24 @@ def _require_message(name: str, message: Any) -> None:
     content = message.get("content")
     if not isinstance(content, str) and not (content is None and calls):
         raise TypeError(f"{name}.content must be a text, got {type(content).__name__}")
+    if (given := message.get("given")) is not None:
+        _require_given(f"{name}.given", given, len(content or ""))
+
+
+def _require_given(name: str, given: Any, characters: int) -> None:
+    if not isinstance(given, Sequence) or isinstance(given, str | bytes):
+        raise TypeError(f"{name} must be a list of [start, end], got {type(given).__name__}")
+    at = 0
+    for span in given:
+        if not isinstance(span, Sequence) or [type(i) for i in span] != [int, int]:
+            raise TypeError(f"{name} must hold [start, end], got {span!r:.80}")
+        start, end = span
+        if not at <= start < end <= characters:
+            raise ValueError(
+                f"{name} must go up from 0 to at most {characters}, the length of content, without "
+                f"overlap, got {[start, end]} after {at}"
+            )
+        at = end
 
 
 def name_and_arguments(call: Any, name: str = "call") -> tuple[str, Mapping[str, Any]]:

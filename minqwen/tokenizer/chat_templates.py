@@ -75,6 +75,7 @@ BETWEEN_RESULTS = "\n</tool_response>\n<tool_response>\n"
 class Part(NamedTuple):
     text: str
     ours: bool = False  # True = words of the template: MARKS in it may be control tokens
+    given: bool = False  # True = a part of an answer that the model did not write
 
 
 class Turn(NamedTuple):
@@ -150,7 +151,11 @@ def lay_out(
 def _content(message: Message) -> list[Part]:
     """Return the content of a message, then its calls, each on lines of its own."""
     content = message.get("content") or ""
-    parts = [Part(content)]
+    parts, at = [], 0
+    for start, end in message.get("given") or ():
+        parts += [Part(content[at:start]), Part(content[start:end], given=True)]
+        at = end
+    parts.append(Part(content[at:]))
     for call in message.get("tool_calls") or ():
         name, arguments = name_and_arguments(call)
         line_end = "\n" if any(part.text for part in parts) else ""

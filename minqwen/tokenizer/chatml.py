@@ -14,6 +14,9 @@ An answer is asked for with <|im_start|> assistant \\n. The model writes the con
 The first is the rule of the report. The second is what the released finetune.py does: it also
 learns the marks of every turn, those of the system and the user too, and the line end after it.
 
+Of an answer in which a tool spoke (`given`, see messages.py) a token is trained that holds nothing
+of what the tool said.
+
 Control tokens come from here only. A content that spells "<|im_end|>" is encoded as these ten
 letters, so nobody can close a turn and speak as another by typing.
 
@@ -33,6 +36,7 @@ from typing import Any, NamedTuple
 from ..messages import ROLES, Message
 from .bpe import Tokenizer
 from .chat_templates import MARKS, Part, Template, Turn, choose_template, lay_out, read_tools
+from .pretokenizer import clean
 from .special_tokens import IM_END, IM_START, find_any
 
 TRAIN_ON = ("answers", "answers_and_markers")
@@ -97,7 +101,7 @@ def encode_chat(
         text, header = _encode_turn(tokenizer, turn, template.in_one)
         answer = turn.role == "assistant"
         ids += [start, *text, end, *newline]
-        loss_mask += [markers] + [False] * header + [answer] * (len(text) - header)
+        loss_mask += [markers] + [False] * header + _written(tokenizer, turn, text, header)
         loss_mask += [answer or markers] + [markers] * len(newline)
     if generation_prompt:
         text, _ = _encode_turn(tokenizer, Turn("assistant", []), template.in_one)
@@ -118,6 +122,23 @@ def _encode_turn(tokenizer: Tokenizer, turn: Turn, in_one: bool) -> tuple[list[i
         bytes_ += len(tokenizer.token_bytes(ids[n]))
         n += 1
     return ids, n
+
+
+def _written(tokenizer: Tokenizer, turn: Turn, ids: list[int], header: int) -> list[bool]:
+    """Return which tokens after the header hold only what the model wrote."""
+    written = [turn.role == "assistant"] * (len(ids) - header)
+    if not any(part.given for part in turn.parts):
+        return written
+    given = b"".join(
+        bytes([part.given]) * len(clean(part.text, tokenizer.normalize).encode())
+        for part in turn.parts
+    )
+    at = sum(len(tokenizer.token_bytes(i)) for i in ids[:header]) - len(f"{turn.role}\n".encode())
+    for i, token in enumerate(ids[header:]):
+        size = len(tokenizer.token_bytes(token))
+        written[i] = written[i] and not any(given[at : at + size])
+        at += size
+    return written
 
 
 def _encode_parts(tokenizer: Tokenizer, parts: Iterable[Part]) -> list[int]:

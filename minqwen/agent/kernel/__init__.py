@@ -1,0 +1,1 @@
+"""The process in which model-written code runs, and what it may do there."""

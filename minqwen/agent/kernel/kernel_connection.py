@@ -1,0 +1,314 @@
+"""Start a Jupyter kernel behind its guards, and hear from it what cannot hurt the hearer.
+
+The kernel runs foreign code, so whatever it sends may be forged: too large, endless, no JSON,
+nested a million times. Bounds on our side, which the code cannot reach:
+
+    one message      at most 16 MiB: beyond it ZeroMQ hangs up, and never calls again
+    waiting ones     at most ten of them; the kernel waits with the rest, or drops them
+    what is read     handed on one by one, so that the reader keeps no more than it wants
+    not a message    passed over
+
+The connection goes over unix sockets in a private folder: a network of its own would cut TCP, and
+on TCP other users of the machine could knock.
+
+Paper: Qwen report, 3.4: the code interpreter; Qwen-Agent uses a Jupyter kernel too.
+Origin: the Jupyter protocol; jupyter_client starts kernels and speaks it, ipykernel answers.
+Differs: none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ...extras import require_extra
+from .kernel_limits import Limits
+from .kernel_process import Protection, Settings
+
+LARGEST_MESSAGE = 16 * 2**20  # bytes
+WAITING_PARTS = 70  # a message has about seven parts
+SEND_MILLISECONDS = 2000  # the kernel may be gone
+START_SECONDS = 120.0  # a busy machine
+BOOT = (
+    "import sys; sys.path.append(sys.argv[1]); "
+    "from minqwen.agent.kernel.kernel_watcher import main; main(sys.argv[2])"
+)
+
+
+class Message(NamedTuple):
+    """One message of the kernel, as far as it is one."""
+
+    kind: str  # stream, execute_result, display_data, error, status, execute_reply ...
+    request: str  # the id that `execute` gave
+    content: dict[str, Any]
+
+
+class KernelEnded(Exception):
+    """The kernel is no more; the text says why."""
+
+
+def clean_environment(folder: str, runtime: str) -> dict[str, str]:
+    """Make the environment of the code: nothing of ours, which may hold keys and passwords.
+
+    Args:
+        folder: becomes HOME.
+        runtime: holds temporary files and caches.
+
+    >>> sorted(set(clean_environment("/f", "/r")) & {"HOME", "AWS_SECRET_ACCESS_KEY"})
+    ['HOME']
+    """
+    one_thread = ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "VECLIB")
+    keep = ("TZ", "SYSTEMROOT")
+    return {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), "/usr/local/bin:/usr/bin:/bin"]),
+        "HOME": folder,
+        "LANG": "C.UTF-8",
+        "TMPDIR": f"{runtime}/tmp",
+        "XDG_CACHE_HOME": f"{runtime}/cache",
+        "MPLCONFIGDIR": f"{runtime}/cache",
+        "IPYTHONDIR": f"{runtime}/cache/ipython",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        **{f"{name}_NUM_THREADS": "1" for name in one_thread},
+        **{name: os.environ[name] for name in keep if name in os.environ},
+    }
+
+
+def _bring_font_cache(cache: Path) -> None:
+    """Copy matplotlib's list of fonts, which takes seconds to make anew."""
+    if "matplotlib" in sys.modules:
+        home = Path(sys.modules["matplotlib"].get_cachedir())
+    else:
+        home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "matplotlib")
+    for file in home.glob("fontlist-*.json"):
+        shutil.copyfile(file, cache / file.name)
+
+
+class KernelConnection:
+    """A kernel that runs, and the way to it; `close` it."""
+
+    def __init__(
+        self, folder: str, limits: Limits, *, without: tuple[str, ...] = (), unsafe: bool = False
+    ) -> None:
+        """Start a kernel; wait until its guards are on and it listens.
+
+        Args:
+            folder: working folder, a real path.
+            limits: what the code may use.
+            without: guards to leave out, of kernel_process.GUARDS.
+            unsafe: go without a guard that does not work here.
+
+        Raises:
+            ImportError: the extra `agent` is missing.
+            OSError: the kernel did not start, or a guard did not go on.
+        """
+        require_extra("jupyter_client", "ipykernel", extra="agent")
+        import zmq
+        from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+        from jupyter_client.manager import KernelManager
+
+        self._zmq: Any = zmq
+        self.ended: str | None = None
+        self._heard = b""
+        self._manager: Any = None
+        self._client: Any = None
+        self._context: Any = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._runtime = Path(tempfile.mkdtemp(prefix="minqwen-"))
+        runtime = os.path.realpath(self._runtime)
+        for name in ("tmp", "cache"):
+            (self._runtime / name).mkdir()
+        _bring_font_cache(self._runtime / "cache")
+        root = os.path.realpath(Path(__file__).parents[3])  # the folder that holds minqwen
+        connection_file = f"{runtime}/kernel.json"
+        settings = Settings(folder, runtime, connection_file, root, limits, without, unsafe)
+        fields = {**settings._asdict(), "limits": limits._asdict()}
+        (self._runtime / "settings.json").write_text(json.dumps(fields), encoding="utf-8")
+
+        command = [sys.executable, "-I", "-c", BOOT, root, f"{runtime}/settings.json"]
+
+        class Specs(KernelSpecManager):
+            """Knows one kernel: ours."""
+
+            def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+                return KernelSpec(argv=command, display_name="minqwen", language="python")
+
+        local = {"transport": "ipc", "ip": f"{runtime}/s"} if os.name == "posix" else {}
+        try:
+            self._manager = KernelManager(
+                kernel_spec_manager=Specs(), connection_file=connection_file, **local
+            )
+            self._manager.start_kernel(
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=clean_environment(folder, runtime),
+                cwd=runtime,
+            )
+            self._process = self._manager.provisioner.process
+            self.protection = self._wait_until_ready()
+            self._context = zmq.Context()
+            self._context.linger = 0
+            self._context.maxmsgsize = LARGEST_MESSAGE
+            self._context.rcvhwm = WAITING_PARTS
+            self._context.sndtimeo = SEND_MILLISECONDS
+            self._context.reconnect_ivl = -1  # the path of a socket may lead elsewhere by then
+            self._client = self._manager.client(context=self._context)
+            self._client.start_channels(stdin=False, hb=False, control=False)
+        except BaseException:
+            self.close()
+            raise
+
+    def _listen(self, timeout: float) -> list[dict[str, Any]]:
+        """Read the watcher's lines; sets `ended`."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        handle = self._process.stdout.fileno()
+        if self.ended is not None or not select.select([handle], [], [], timeout)[0]:
+            return []
+        piece = os.read(handle, 65536)
+        if not piece:
+            self.ended = "ended"
+            return []
+        *whole, self._heard = (self._heard + piece).split(b"\n")
+        lines = [json.loads(line) for line in whole if line]
+        for line in lines:
+            self.ended = line.get("ended", self.ended)
+        return lines
+
+    def _wait_until_ready(self) -> Protection:
+        deadline = time.monotonic() + START_SECONDS
+        while self.ended is None and time.monotonic() < deadline:
+            for line in self._listen(1.0):
+                if "failed" in line:
+                    raise OSError(f"the kernel of the code interpreter failed: {line['failed']}")
+                if "ready" in line:
+                    fields = {**line["ready"], "guards": tuple(line["ready"]["guards"])}
+                    return Protection(**fields)
+        raise OSError(
+            f"the kernel of the code interpreter did not start: {self.ended or 'no sign'}"
+        )
+
+    def execute(self, code: str) -> str:
+        """Send a cell.
+
+        Returns:
+            The id that its messages carry.
+
+        Raises:
+            KernelEnded: nobody takes it.
+        """
+        return self._send("execute", code, store_history=False, allow_stdin=False)
+
+    def ask_for_sign(self) -> str:
+        """Send a question that does nothing, to hear whether messages still come.
+
+        Returns:
+            The id that its messages carry.
+
+        Raises:
+            KernelEnded: nobody takes it.
+        """
+        return self._send("kernel_info")
+
+    def _send(self, method: str, *arguments: Any, **named: Any) -> str:
+        try:
+            request: str = getattr(self._client, method)(*arguments, **named)
+        except self._zmq.ZMQError:  # nobody at the other end
+            self._listen(1.0)
+            raise KernelEnded(self.ended or "no longer listened") from None
+        return request
+
+    def receive(self, timeout: float) -> Message | None:
+        """Wait for the next message.
+
+        Args:
+            timeout: seconds.
+
+        Returns:
+            A message, or None: nothing came, or something that is no message.
+
+        Raises:
+            KernelEnded: the kernel is no more, and has nothing left to say.
+        """
+        assert self._process is not None
+        assert self._process.stdout is not None
+        sockets = [self._client.iopub_channel.socket, self._client.shell_channel.socket]
+        poller = self._zmq.Poller()
+        for socket in sockets:
+            poller.register(socket, self._zmq.POLLIN)
+        if self.ended is None:
+            poller.register(self._process.stdout.fileno(), self._zmq.POLLIN)
+        ready = dict(poller.poll(max(0, int(timeout * 1000))))
+        for socket in sockets:  # output before the reply
+            if socket in ready:
+                return self._read(socket)
+        if ready:
+            self._listen(0.0)
+            if self.ended is not None:
+                return self.receive(0.1)  # what it said last
+        elif self.ended is not None:
+            raise KernelEnded(self.ended)
+        return None
+
+    def _read(self, socket: Any) -> Message | None:
+        try:
+            _, message = self._client.session.recv(socket, mode=self._zmq.NOBLOCK)
+            kind, content = message["header"]["msg_type"], message["content"]
+            request = message["parent_header"].get("msg_id", "")
+        except Exception:  # signature, JSON, depth, types: it is from foreign code
+            return None
+        if isinstance(kind, str) and isinstance(request, str) and isinstance(content, dict):
+            return Message(kind, request, content)
+        return None
+
+    def _order(self, letter: bytes) -> None:
+        if sys.platform == "linux":
+            assert self._process is not None
+            assert self._process.stdin is not None
+            try:
+                os.write(self._process.stdin.fileno(), letter)
+            except OSError:
+                self._listen(0.0)
+
+    def pause(self) -> None:
+        """Stop everything that the code may have left running, until `resume`."""
+        self._order(b"p")
+
+    def resume(self) -> None:
+        """Let it run again."""
+        self._order(b"r")
+
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in the code."""
+        self._manager.interrupt_kernel()
+
+    def close(self) -> None:
+        """End the kernel and everything it started, and remove the private folder."""
+        if self._client is not None:
+            self._client.stop_channels()
+            self._client = None
+        if self._context is not None:
+            self._context.term()
+            self._context = None
+        process, self._process = self._process, None
+        if process is not None:
+            assert process.stdin is not None
+            process.stdin.close()  # the watcher ends everything
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=10 if sys.platform == "linux" else 0)
+        if self._manager is not None:
+            if self._manager.has_kernel:
+                self._manager.shutdown_kernel(now=True)
+            self._manager = None
+        if process is not None and process.stdout is not None:
+            process.stdout.close()
+        shutil.rmtree(self._runtime, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Samples of tool use: what one is, its rules, its files."""

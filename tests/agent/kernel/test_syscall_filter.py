@@ -1,0 +1,110 @@
+"""The filter of system calls, run here step by step as the system would, on both machines."""
+
+import errno
+
+import pytest
+
+from minqwen.agent.kernel import syscall_filter as sf
+
+ALLOWED = "allowed"
+EVERYTHING = [(name, visible) for name in sf.ARCHITECTURES for visible in (True, False)]
+
+
+def run(program, machine, number, first_argument=0, architecture=None):
+    """The register machine of the system, as far as the filter uses it."""
+    memory = {
+        sf.NUMBER: number,
+        sf.ARCHITECTURE: machine.architecture if architecture is None else architecture,
+        sf.ARGUMENT_0: first_argument & 0xFFFFFFFF,
+    }
+    register, place = 0, 0
+    while True:
+        code, yes, no, value = program[place]
+        place += 1
+        if code == sf.LOAD:
+            register = memory[value]
+        elif code == sf.RETURN:
+            if value == sf.ALLOW:
+                return ALLOWED
+            return "killed" if value == sf.KILL else errno.errorcode.get(value & 0xFFFF, "ignored")
+        else:
+            true = {
+                sf.EQUAL: register == value,
+                sf.AT_LEAST: register >= value,
+                sf.ANY_BIT: bool(register & value),
+            }[code]
+            place += yes if true else no
+
+
+def asked(name, call, argument=0, *, processes=True, visible=False, own_pid=77):
+    machine = sf.this_machine(name)
+    program = sf.filter_program(
+        machine, own_pid=own_pid, processes=processes, everything_visible=visible
+    )
+    number = sf.CALLS[call][machine.column]
+    return None if number is None else run(program, machine, number, argument)
+
+
+@pytest.mark.parametrize(("name", "visible"), EVERYTHING)
+def test_what_is_refused_and_ignored(name, visible):
+    for call in sf.REFUSED:
+        assert asked(name, call, visible=visible) in ("EPERM", None), call
+    for call in sf.IGNORED:
+        assert asked(name, call, visible=visible) in ("ignored", None), call
+    assert asked(name, "socket") == "EPERM"
+    assert asked(name, "fchmodat") == "ignored"
+    assert asked(name, "clone3") == "ENOSYS"
+
+
+@pytest.mark.parametrize("name", sf.ARCHITECTURES)
+def test_everything_else_is_allowed(name):
+    machine = sf.this_machine(name)
+    known = {numbers[machine.column] for numbers in sf.CALLS.values()}
+    program = sf.filter_program(machine, own_pid=7, processes=False, everything_visible=True)
+    for number in set(range(500)) - known:
+        assert run(program, machine, number) == ALLOWED
+
+
+def test_other_ways_to_call_are_closed():
+    machine = sf.this_machine("x86_64")
+    program = sf.filter_program(machine, own_pid=7, processes=True, everything_visible=False)
+    assert run(program, machine, 41, architecture=0x40000003) == "killed"  # 32-bit calls
+    assert run(program, machine, 41 | sf.X32) == "ENOSYS"
+    assert run(program, machine, 0xFFFFFFFF) == "ENOSYS"
+
+
+@pytest.mark.parametrize("name", sf.ARCHITECTURES)
+def test_threads_always_processes_perhaps_namespaces_never(name):
+    thread, child, namespace = 0x003D0F00, 17, 0x10000000 | 17
+    assert asked(name, "clone", thread, processes=True) == ALLOWED
+    assert asked(name, "clone", thread, processes=False) == ALLOWED
+    assert asked(name, "clone", child, processes=True) == ALLOWED
+    assert asked(name, "clone", child, processes=False) == "EPERM"
+    assert asked(name, "clone", namespace, processes=True) == "EPERM"
+    assert asked(name, "execve", processes=True) == ALLOWED
+    for call in sf.NEW_PROCESS:
+        assert asked(name, call, processes=False) in ("EPERM", None)
+
+
+@pytest.mark.parametrize("name", sf.ARCHITECTURES)
+def test_signals_reach_only_the_process_itself_where_others_are_visible(name):
+    for call in sf.BY_PROCESS:
+        assert asked(name, call, 77, visible=True) == ALLOWED
+        for other in (1, 76, 0, -1, -77):
+            assert asked(name, call, other, visible=True) == "EPERM"
+        assert asked(name, call, 1, visible=False) == ALLOWED
+    assert asked(name, "tkill", 77, visible=True) == "EPERM"
+    assert asked(name, "prlimit64", 0, visible=True) == ALLOWED
+    assert asked(name, "prlimit64", 77, visible=True) == ALLOWED
+    assert asked(name, "prlimit64", 5, visible=True) == "EPERM"
+
+
+def test_no_number_stands_twice():
+    for column in (0, 1):
+        numbers = [each[column] for each in sf.CALLS.values() if each[column] is not None]
+        assert len(numbers) == len(set(numbers))
+
+
+def test_an_unknown_machine_is_refused():
+    with pytest.raises(OSError, match="not riscv64"):
+        sf.this_machine("riscv64")
