@@ -87,11 +87,13 @@ def test_options_reach_the_comparison(tmp_path, texts, options, kept, capsys):
     path = tmp_path / "in"
     path.mkdir()
     lines = [json.dumps({"t": text}) for text in texts]
-    (path / "a.jsonl").write_text("\n".join(lines))
+    (path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
     options = [*options, "--num-perm", "64"] if "--threshold" not in options else options
     assert main(dedup(tmp_path, "--field", "t", "--json", *options)) == 0
     assert json.loads(capsys.readouterr().out)["kept"] == kept
-    assert (tmp_path / "out/documents/in/a.jsonl").read_text().split("\n")[:-1] == lines[:kept]
+    assert (tmp_path / "out/documents/in/a.jsonl").read_text(encoding="utf-8").split("\n")[
+        :-1
+    ] == lines[:kept]
 
 
 def test_reading_options(tmp_path, capsys):
@@ -128,6 +130,7 @@ WRONG = [
     (["--threshold", "1"], "threshold must be between 0 and 1, got 1.0"),
     (["--threshold", "nan"], "threshold must be between 0 and 1"),
     (["--num-perm", "0"], "num_perm must be positive, got 0"),
+    (["--num-perm", "2049"], "--num-perm must be 2048 at most, got 2049"),
     (["--ngram-size", "0"], "--ngram-size must be positive, got 0"),
     (["--seed", "-1"], "--seed must be 0 or more, got -1"),
     (["--max-mib", "0"], "--max-mib must be"),
@@ -150,16 +153,18 @@ def test_wrong_options_are_told_before_anything_is_made(tmp_path, capsys, option
 def test_wrong_use_is_one_line_and_exit_code_2(tmp_path, capsys):
     assert "no file or folder" in error_of(capsys, *dedup(tmp_path))
     write_files(tmp_path / "in", ["a"] * 12)
-    (tmp_path / "mine").write_text("mine")
+    twice = [str(tmp_path / "in"), *dedup(tmp_path)[1:]]
+    assert "a.jsonl is named twice" in error_of(capsys, "dedup", *twice)
+    (tmp_path / "mine").write_text("mine", encoding="utf-8")
     assert "is a file, not a folder" in error_of(capsys, *dedup(tmp_path, out="mine"))
     (tmp_path / "other").mkdir()
-    (tmp_path / "other/x").write_text("mine")
+    (tmp_path / "other/x").write_text("mine", encoding="utf-8")
     assert "holds something else" in error_of(capsys, *dedup(tmp_path, out="other"))
     assert main(dedup(tmp_path)) == 0
     assert "has threshold = 0.7, not 0.8" in error_of(
         capsys, *dedup(tmp_path, "--threshold", "0.8")
     )
-    (tmp_path / "in/new.txt").write_text("new")
+    (tmp_path / "in/new.txt").write_text("new", encoding="utf-8")
     assert "in/new.txt was changed since" in error_of(capsys, *dedup(tmp_path))
     for words in (["dedup"], ["dedup", "x"], ["dedup", "--out", "x"]):
         with pytest.raises(SystemExit) as found:

@@ -39,9 +39,9 @@ def test_the_concept_page_is_fresh():
     helpers = {"__init__", "atomic_folder", "blocks", "interrupt", "loss_plot", "metrics"}
     helpers |= {"progress", "resume", "run_folder", "run_loop", "update", "jsonl"}
     helpers |= {"sft_rows", "pair_training", "start_params", "learned", "ppo_metrics"}
-    helpers |= {"metrics_plot", "picture"}
+    helpers |= {"metrics_plot", "picture", "closed_text", "json_schema", "middle_cut"}
     packages = ("data", "tokenizer", "layers", "long_context", "model", "training", "alignment")
-    for package in packages:
+    for package in (*packages, "agent"):
         for path in (ROOT / "minqwen" / package).glob("*.py"):
             assert path.stem in listed | helpers, f"{path} stands in no table"
 
@@ -123,6 +123,7 @@ def test_the_tree_in_the_readme_is_the_tree():
         "model",
         "training",
         "alignment",
+        "agent",
         "check",
         "lab",
     ):

@@ -24,6 +24,8 @@ LONG = {  # they train models: in `make ci` only
     "11_reward_model",
     "12_ppo_under_glass",
     "13_dpo",
+    "14_data_pipeline",
+    "15_agents",
 }
 each_run = pytest.mark.parametrize(
     "path",

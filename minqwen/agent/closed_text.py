@@ -22,6 +22,8 @@ import re
 BLOCK_LINE = re.compile(r"^[ \t]*```([^`\n]*)$", re.MULTILINE)
 BLOCK_END = re.compile(r"^[ \t]*```", re.MULTILINE)
 BLOCK_ON_ONE_LINE = re.compile(r"```[^`\n]+```")
+NO_SPACE = re.compile(r"\S")
+INVENTED = re.compile(r"\s*Observation\s*[:：]", re.IGNORECASE)
 JSON = json.JSONDecoder(strict=False)
 
 
@@ -34,7 +36,7 @@ def closed_input(text: str, begins: int) -> int | None:
 
     Returns:
         The place after it; None where it is neither, is not closed, or goes on in the same line
-        after an object: {"a": 1}["a"] is code.
+        after an object: {"a": 1}["a"] is code. An observation there is the model's invention.
 
     >>> closed_input('{"a": 1}\\nThat is all.', 0), closed_input('{"a": 1}["a"]', 0)
     (8, None)
@@ -45,8 +47,9 @@ def closed_input(text: str, begins: int) -> int | None:
             _, end = JSON.raw_decode(text, start)
         except (ValueError, RecursionError):
             return None
-        rest = text[end:].partition("\n")[0]
-        return None if rest.strip() else end
+        line_end = text.find("\n", end)
+        rest = text[end : len(text) if line_end < 0 else line_end]
+        return end if not rest.strip() or INVENTED.match(rest) else None
     if text.startswith("```", start):
         match = BLOCK_ON_ONE_LINE.match(text, start) or BLOCK_END.search(text, start + 3)
         return match.end() if match else None
@@ -76,4 +79,5 @@ def closed_blocks(text: str, begins: int) -> list[tuple[int, int]]:
 
 
 def _skip_space(text: str, at: int) -> int:
-    return len(text) - len(text[at:].lstrip())
+    match = NO_SPACE.search(text, at)
+    return match.start() if match else len(text)

@@ -28,7 +28,8 @@ counts no processes); shared memory, and so `multiprocessing`, is never there.
 the code can neither read your files nor reach a network nor outlive the call. It can still use up
 its limits on every call, learn the names and sizes of files by asking for names it guesses, read
 the programs and packages that are installed, and fill its working folder with what you may open
-later: treat those files as you would treat a download. A hole in Linux itself is a hole here: for
+later: treat those files as you would treat a download, and remember that the next call may put a
+link where a file was. A hole in Linux itself is a hole here: for
 code of an attacker take a virtual machine. Where the files are guarded "inside Python" only, ctypes
 gets out: that stops mistakes, not intent.
 
@@ -40,35 +41,20 @@ Differs: the limits and guards are ours; the report says nothing of them.
 from __future__ import annotations
 
 import os
-import stat
 import threading
 import time
-from pathlib import Path
 from types import TracebackType
 
-from .kernel.kernel_answer import Answer, plain_text
+from .kernel.kernel_answer import Answer
 from .kernel.kernel_connection import KernelConnection, KernelEnded
 from .kernel.kernel_limits import Limits, check_limits, missing_limits
 from .kernel.kernel_process import GUARDS, Protection
+from .kernel.working_folder import files_in, make_working_folder
 from .tool import Observation, Tool
 
 FEW_FILES = 20  # named in one observation
 SIGN_SECONDS = 10.0  # for a kernel that has nothing to do
 LOST = "Variables and imports of earlier calls are lost."
-
-
-def _files(folder: str) -> dict[str, tuple[int, int]]:
-    """Plain files directly in a folder: time of the last change, and size."""
-    found: dict[str, tuple[int, int]] = {}
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                about = entry.stat(follow_symlinks=False)
-                if stat.S_ISREG(about.st_mode) and not entry.name.startswith("."):
-                    found[entry.name] = (about.st_mtime_ns, about.st_size)
-    except OSError:
-        pass
-    return found
 
 
 class CodeInterpreter:
@@ -99,7 +85,8 @@ class CodeInterpreter:
 
         Raises:
             ImportError: the extra `agent` is missing.
-            ValueError: a limit is not positive, a guard is unknown, or `folder` holds your home.
+            TypeError, ValueError: a limit is no positive number, a guard is unknown, or `folder`
+                holds your home, Python or this program.
             OSError: a limit is missing here and `unsafe` is False, or the kernel does not start.
         """
         self.limits = Limits() if limits is None else limits
@@ -113,11 +100,7 @@ class CodeInterpreter:
                 f"code of a model would run here without limits on {', '.join(missing)}: run it "
                 "on Linux, in a container or a virtual machine, or say --unsafe (unsafe=True)"
             )
-        path = Path(folder).expanduser()
-        path.mkdir(parents=True, exist_ok=True)
-        self.folder = os.path.realpath(path)
-        if Path(os.path.realpath(Path.home())).is_relative_to(self.folder):
-            raise ValueError(f"folder must not be or hold your home, got {self.folder}")
+        self.folder = make_working_folder(folder)
         self._without, self._unsafe = tuple(without), unsafe
         self._lock = threading.Lock()
         self._kernel: KernelConnection | None = self._start()
@@ -154,7 +137,7 @@ class CodeInterpreter:
                 raise ValueError("this code interpreter is closed")
             note = self._ready_kernel()
             assert self._kernel is not None
-            before = _files(self.folder)
+            before = files_in(self.folder)
             answer = Answer(self.folder, self.limits)
             try:
                 failed, text = self._converse(self._kernel, code, answer)
@@ -241,14 +224,14 @@ class CodeInterpreter:
         failed: bool,
         before: dict[str, tuple[int, int]],
     ) -> Observation:
-        after = _files(self.folder)
+        after = files_in(self.folder)
         names = sorted(name for name in after if before.get(name) != after[name])
         parts = [note.rstrip(), answer.output.text().rstrip("\n"), answer.error, text]
         whole = "\n".join(part for part in parts if part)
         return Observation(
             whole or "The code ran and printed nothing.",
             error=failed or bool(answer.error),
-            files=tuple(f"{self.folder}/{plain_text(name)}" for name in names[:FEW_FILES]),
+            files=tuple(f"{self.folder}/{name}" for name in names[:FEW_FILES]),
         )
 
     def close(self) -> None:

@@ -33,6 +33,12 @@ from textwrap import dedent
 from typing import Any, NoReturn
 
 LONGEST_INTEGER = 1000  # digits; Python itself refuses to print more than 4300
+HINTS = (  # how what stands there is to be mended
+    (("'",), "JSON has double quotes"),
+    (("//", "/*", "#"), "JSON has no comments"),
+    (("}", "]"), "no comma may stand before it"),
+    (("True", "False", "None"), "JSON writes true, false, null"),
+)
 START = re.compile(r"\s*(?:`+[\w+#.-]*\s*)?")  # in front of the object, a fence perhaps
 GOES_ON = re.compile(r"\s*[,:}\]]")  # behind it: the object was closed too early
 ANOTHER = re.compile(r'\{\s*["}]')
@@ -124,7 +130,7 @@ def _place(text: str, position: int) -> str:
     """Say line, column and the characters there, as an editor counts: from 1."""
     line, column = text.count("\n", 0, position) + 1, position - text.rfind("\n", 0, position)
     near = text[position : position + 30].strip()
-    hint = " (JSON has double quotes)" if near.startswith("'") else ""
+    hint = next((f" ({told})" for starts, told in HINTS if near.startswith(starts)), "")
     return f"line {line}, column {column}, near {near!r}{hint}" if near else "its end"
 
 

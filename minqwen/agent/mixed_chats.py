@@ -18,8 +18,8 @@ What a tool gave stands in the middle of what the model wrote, and must not be l
 "each" needs nothing but turns, and is what a model sees that gets every prompt as a question, such
 as one behind an OpenAI-compatible server. It repeats what stood before. "whole" is what Qwen's own
 code does, and run_react with a generator that knows `Prompt.answer_begins`, as text_generator with
-chat=True; `minqwen sft` reads `given`. A model must be used in the form that it learnt: one that learnt "each" by
-`lambda prompt: generate(str(prompt))`.
+chat=True; `minqwen sft` reads `given`. A model must be used in the form that it learnt: one that
+learnt "each" by `lambda prompt: generate(str(prompt))`.
 
 All samples are used. Of the other chats all are, or as many as make the samples' share of the lines
 what you ask for. The order is drawn from the seed.

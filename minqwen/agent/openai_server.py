@@ -23,12 +23,15 @@ Differs:  without a key none is looked for in the environment: it may belong to 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..extras import require_extra
 
 NO_KEY = "none"  # the client insists on one; servers without accounts ignore it
+LARGEST = 16 * 2**20  # bytes of an answer
 SHOWN = 300  # characters of a server's answer in a message
 
 
@@ -61,7 +64,7 @@ def openai_generate(
         chat: /chat/completions, else /completions.
         continue_answer: with chat: what the model has written is the beginning of its answer.
         system: with chat: a message in front.
-        timeout: seconds to wait for an answer.
+        timeout: seconds to wait for an answer to begin, and for it to end after that.
         max_retries: further tries after a refused connection, a timeout, 408, 409, 429 or 5xx.
         extra_body: further fields of the request, such as {"top_k": 1}.
 
@@ -96,11 +99,13 @@ def openai_generate(
     if seed is not None:
         request["seed"] = seed
 
+    connection = _bounded_client(openai, timeout)
     client = openai.OpenAI(
         base_url=base_url,
         api_key=api_key or NO_KEY,
         timeout=timeout,
         max_retries=max_retries,
+        http_client=connection,
     )
 
     def ask(prompt: str) -> str:
@@ -117,20 +122,49 @@ def openai_generate(
     def generate(prompt: str) -> str:
         try:
             text = ask(prompt)
-        except openai.APITimeoutError:
+        except (openai.APITimeoutError, TimeoutError):  # its own, or that of _bounded_client
             raise TimeoutError(f"{base_url} gave no answer within {timeout} seconds") from None
         except openai.APIStatusError as error:
             said = error.response.text[:SHOWN]
             raise RuntimeError(f"{base_url} answered {error.status_code}: {said}") from error
         except openai.APIConnectionError as error:
             raise ConnectionError(f"{base_url} cannot be reached: {error.__cause__}") from error
-        except (openai.OpenAIError, ValueError) as error:  # a body that is no JSON, or another one
+        except (openai.OpenAIError, ValueError, RecursionError) as error:  # no JSON, or another one
             said = str(error)[:SHOWN]
             raise RuntimeError(f"{base_url} answered something else than a text: {said}") from error
+        text = text.encode("utf-8", "replace").decode("utf-8")  # halves of characters
         found = [at for word in stop if (at := text.find(word)) >= 0]
         return text[: min(found, default=len(text))]
 
+    weakref.finalize(generate, connection.close)
     return generate
+
+
+def _bounded_client(openai: Any, timeout: float) -> Any:
+    """Make the client's connection one that gives up on an answer that drips, or never ends.
+
+    Its own limit is on the time between two pieces.
+    """
+
+    def pieces(response: Any, stream: Iterable[bytes], deadline: float) -> Iterator[bytes]:
+        size = 0
+        for piece in stream:
+            size += len(piece)
+            if time.monotonic() > deadline or size > LARGEST:
+                response.close()
+                raise ValueError(f"over {LARGEST} bytes") if size > LARGEST else TimeoutError
+            yield piece
+
+    def bound(response: Any) -> None:
+        stream, deadline = response.stream, time.monotonic() + timeout
+        kind = next(kind for kind in type(stream).__mro__ if kind.__name__ == "SyncByteStream")
+        methods = {
+            "__iter__": lambda self: pieces(response, stream, deadline),
+            "close": lambda self: stream.close(),
+        }
+        response.stream = type("Bounded", (kind,), methods)()  # httpx looks at its kind
+
+    return openai.DefaultHttpxClient(timeout=timeout, event_hooks={"response": [bound]})
 
 
 def _messages(prompt: str, system: str | None, continue_answer: bool) -> list[dict[str, str]]:
@@ -150,6 +184,8 @@ def _text(answer: Any, field: str) -> str:
         raise ValueError(f"it has no choices: {answer!r}")
     text = getattr(choices[0], field, None)
     if field == "message":
+        if getattr(text, "tool_calls", None) and not getattr(text, "content", None):
+            raise ValueError("it calls a tool in a field of its own: let the server parse none")
         text = getattr(text, "content", 0)
         text = "" if text is None else text  # as when it stops at once
     if not isinstance(text, str):

@@ -8,9 +8,9 @@
 
 The rules, from the top:
 
-1. A label stands at the beginning of a line, whatever its case and spacing; it may be in bold or
-   have a number, and its colon may be that of Chinese text. An `Action Input:` may also stand on
-   the line of its `Action:`.
+1. A label stands at the beginning of a line, whatever its case and spacing; it may be in bold, by
+   itself or with its line, be a heading (#), or have a number, and its colon may be that of Chinese
+   text. An `Action Input:` may also stand on the line of its `Action:`.
 2. The text ends where the model begins to play the other parts: at the first `Observation:`, and at
    a `Question:` after an action or an answer. A last line that is the beginning of "Observation:",
    three letters or more, is what a stop string left over, and is dropped.
@@ -39,7 +39,7 @@ from .closed_text import closed_blocks, closed_input
 
 # every run of spaces has a limit, so that no text takes longer than its length
 LABEL = re.compile(
-    r"^[ \t\u3000]*(?P<bold>\*\*|__)?"
+    r"^[ \t\u3000]*(?:#{1,6}[ \t]{1,4})?(?P<bold>\*\*|__)?"
     r"(?P<name>Question|Thought|Action[ \t_]{0,4}Input|Action|Observation|Final[ \t_]{0,4}Answer)"
     r"[ \t]{0,4}\d{0,3}[ \t]{0,4}(?P<bold_end>\*\*|__)?[ \t\u3000]{0,4}[:：]",
     re.IGNORECASE | re.MULTILINE | re.ASCII,
@@ -118,7 +118,7 @@ def _first_action(sections: list[_Section]) -> tuple[int, Step] | None:
     """Return the first action that has an input, or else the first; and its last section."""
     without: tuple[int, Step] | None = None
     for i, section in enumerate(sections):
-        name = section.text.partition("\n")[0].strip(AROUND_NAMES).rstrip(".")
+        name = section.text.partition("\n")[0].strip(AROUND_NAMES).rstrip("." + AROUND_NAMES)
         if section.label != "action" or not name:
             continue
         for j in range(i + 1, len(sections)):
@@ -130,20 +130,32 @@ def _first_action(sections: list[_Section]) -> tuple[int, Step] | None:
     return without
 
 
+def _name(text: str) -> str:
+    """Return the name of a tool that an action's text gives."""
+    return text.partition("\n")[0].strip(AROUND_NAMES).rstrip(".")
+
+
 def _sections(text: str) -> list[_Section]:
-    """Cut the text at its labels, up to where the model begins to play the other parts."""
+    """Cut the text at its labels, up to where nothing of it counts any more.
+
+    That is the first action with its input, or where the model begins to play the other parts.
+    """
     found: list[tuple[str, int, int]] = []  # label, where its text begins, where that ends
     label, begins = "", 0
+    named = False  # the last action has a name, and waits for its input
     played = False  # an action or an answer came before: a question now is the model's own
-    blocks: list[tuple[int, int]] = []  # of code, in the first answer
+    blocks: list[tuple[int, int]] | None = None  # of code, in the first answer
     while True:
-        closed = closed_input(text, begins) if label == "actioninput" else None
-        if label == "finalanswer" and not blocks:
+        closed = closed_input(text, begins) if label == "actioninput" and named else None
+        if label == "finalanswer" and blocks is None:
             blocks = closed_blocks(text, begins)
-        following, start, after = _next_label(text, label, begins, closed or begins, blocks)
+        following, start, after = _next_label(text, label, begins, closed or begins, blocks or [])
         found.append((label, begins, closed or start))
         if following in ("", "observation") or (following == "question" and played):
             break
+        if label == "actioninput" and named:
+            break
+        named = bool(_name(text[begins:start].strip())) if label == "action" else named
         played = played or following in ("action", "finalanswer")
         label, begins = following, after
 
@@ -152,8 +164,19 @@ def _sections(text: str) -> list[_Section]:
     for label, begins, stop in found:
         part = text[begins : min(stop, end)]
         if label or not OPENED_BLOCK.fullmatch(part):  # all of it may stand in a block
-            sections.append(_Section(label, part.strip(), begins + len(part.rstrip())))
+            end_of_part = begins + len(part.rstrip())
+            sections.append(_Section(label, _without_bold(text, begins, part.strip()), end_of_part))
     return sections
+
+
+def _without_bold(text: str, begins: int, part: str) -> str:
+    """Return a section's text without the end of bold print that began before its label."""
+    line = text[text.rfind("\n", 0, begins) + 1 : begins]
+    for bold in ("**", "__"):
+        first = part.partition("\n")[0].rstrip()
+        if line.count(bold) % 2 and first.endswith(bold):
+            return first.removesuffix(bold).rstrip() + part[len(first) :]
+    return part
 
 
 def _next_label(
@@ -165,7 +188,8 @@ def _next_label(
         The label, "" at the end; where it begins; and where its text begins.
     """
     if label == "action":
-        line_end = (text + "\n").index("\n", begins)
+        line_end = text.find("\n", begins)
+        line_end = len(text) if line_end < 0 else line_end
         if match := INPUT_ON_THE_LINE.search(text, begins, line_end):
             return "actioninput", match.start(), match.end()
     for match in LABEL.finditer(text, at):

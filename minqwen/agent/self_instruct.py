@@ -36,7 +36,7 @@ import numpy as np
 
 from ..data.jsonl import NOT_TEXT
 from .rouge import RougePool
-from .samples.answers_file import FILE, Answer, answer_record, append_record, read_run
+from .samples.answers_file import FILE, Answer, answer_record, append_record, open_run
 from .samples.sample import Sample, parse_sample
 from .samples.sample_files import sample_record
 from .samples.sample_prompt import OPENING, draw_examples, sample_prompt, split_answer
@@ -44,6 +44,7 @@ from .samples.sample_rules import Check, Dropped, Rules, why_dropped
 from .tool import Tool
 
 EXAMPLES = 0x5349  # first word of the seed: no other use shares its stream
+LONGEST = 200_000  # characters of an answer that are read: a model that never stops fills no disk
 
 
 class SelfInstructSettings(NamedTuple):
@@ -91,7 +92,7 @@ def self_instruct(
         seeds: samples that people wrote, which pass the rules themselves.
         tools: of `make_tools`, only those that may be learnt.
         generate: continues a prompt.
-        folder: made if missing. One process at a time works in it.
+        folder: made if missing. A second process in it is turned away.
         settings: those of the run that stopped, but for wanted and most_answers.
         check: asked of samples that pass all rules, such as `agrees_with_tools(tools)`.
         progress: called after each answer as progress(samples kept, answers so far).
@@ -104,7 +105,7 @@ def self_instruct(
             holds a run with other seeds, tools or settings, or its file is damaged. Nothing has
             been written.
         TypeError: generate gave no text.
-        OSError: the file cannot be read or written.
+        OSError: the file cannot be read or written, or another process works in it.
         KeyboardInterrupt, and what generate or check raise: all answers before are in the file.
 
     >>> import tempfile
@@ -118,19 +119,10 @@ def self_instruct(
     s = settings
     _require_settings(s)
     _require_seeds(seeds, tools, s.rules, check)
-    path = Path(folder) / FILE
-    facts = _facts(seeds, tools, s)
-    answers, end = read_run(path, facts) if path.exists() else ([], 0)
-    kept = [sample for answer in answers for sample in answer.kept]
-    reasons = Counter(one.reason for answer in answers for one in answer.dropped)
-    pool = RougePool(sample.question for sample in [*seeds, *kept])
-
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    with open(path, "r+b" if end else "wb") as file:
-        file.truncate(end)
-        file.seek(end)
-        if not end:
-            append_record(file, facts)
+    with open_run(Path(folder) / FILE, _facts(seeds, tools, s)) as (file, answers):
+        kept = [sample for answer in answers for sample in answer.kept]
+        reasons = Counter(one.reason for answer in answers for one in answer.dropped)
+        pool = RougePool(sample.question for sample in [*seeds, *kept])
         number = len(answers)
         while len(kept) < s.wanted and number < s.most_answers:
             rng = np.random.default_rng([EXAMPLES, s.seed, number])
@@ -166,7 +158,8 @@ def _sift(
 ) -> Answer:
     """Ask the rules of each sample in an answer; adds the kept questions to the pool."""
     answer = Answer([], [])
-    texts = split_answer(NOT_TEXT.sub("\ufffd", written))  # else the file could not be read again
+    written = NOT_TEXT.sub("\ufffd", written[:LONGEST])  # else the file could not be read again
+    texts = split_answer(written)
     if not settings.keep_last and texts:
         answer.dropped.append(Dropped("last", "it may have been cut off", texts.pop()))
     for text in texts:

@@ -11,8 +11,9 @@ Of documents that are alike the first stays, in the order of the files and lines
     aside/NAME       these lines, to be mended
     report.json      counts, clusters, settings
 
-Memory does not grow with the size of the files, but by about 50 bytes for each document. The same
-command goes on where it was stopped.
+Memory does not grow with the size of the files, but by about 50 bytes for each document. Measured
+besides: 80 to 380 MB, and 530 MB where 16 MiB of input hold 300,000 documents of a few words. The
+same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from ..data.streaming.dedup_files import dedup_files
 from ..data.streaming.dedup_sketch import DedupSettings
 from .files import require_seed
 from .passes import add_pass_arguments, form_of, opened, print_report
+
+MOST_PERM = 2048  # the choice of bands takes as many numbers squared, and some seconds
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
     require_seed(args.seed)
     if args.ngram_size < 1:
         raise ValueError(f"--ngram-size must be positive, got {args.ngram_size}")
+    if args.num_perm > MOST_PERM:
+        raise ValueError(f"--num-perm must be {MOST_PERM} at most, got {args.num_perm}")
     bands = lsh_choose(args.threshold, args.num_perm)
     settings = DedupSettings(
         form=form_of(args),

@@ -20,10 +20,11 @@ The same command goes on where it was stopped.
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 from ..data.streaming.filter_files import filter_files
-from .filter_rules import RULES, RuleBook, fingerprints, make_rules, whole_path
+from .filter_rules import RULES, RuleBook, fingerprints, make_rules, sealed, whole_path
 from .passes import add_pass_arguments, form_of, opened, print_report
 
 
@@ -39,10 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     rules.add_argument("--languages", default="", help="codes to keep, such as en,zh")
     rules.add_argument(
-        "--language-least", type=float, default=0.5, help="their probability together (0.5)"
+        "--language-least", type=float, help="least probability of these together (0.5)"
     )
     rules.add_argument("--blocklist", type=Path, metavar="FILE", help="a phrase on each line")
-    rules.add_argument("--blocked-most", type=int, default=0, help="blocked phrases allowed (0)")
+    rules.add_argument("--blocked-most", type=int, help="blocked phrases allowed (0)")
     rules.add_argument(
         "--classifier",
         nargs=2,
@@ -65,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Filter, and print the report."""
     form = form_of(args)
-    book = rule_book(args)
+    book = sealed(rule_book(args))
     make_rules(book)  # whatever is wrong with them is told before any work
     with opened(args) as (workers, watch):
         report = filter_files(
@@ -81,28 +82,51 @@ def rule_book(args: argparse.Namespace) -> RuleBook:
     Raises:
         ValueError: options do not go together, or are out of range.
     """
-    if (args.model is None) != (args.bits_per_byte is None):
-        raise ValueError("--model and --bits-per-byte need each other")
-    if args.blocked_most < 0:
+    for name, needed in (
+        ("model", "bits_per_byte"),
+        ("bits_per_byte", "model"),
+        ("language_least", "languages"),
+        ("blocked_most", "blocklist"),
+    ):
+        if getattr(args, name) is not None and not getattr(args, needed):
+            raise ValueError(f"{_option(name)} needs {_option(needed)}")
+    if (args.blocked_most or 0) < 0:
         raise ValueError(f"--blocked-most must be 0 or more, got {args.blocked_most}")
-    chosen = tuple(filter(None, args.rules.removeprefix("none").split(",")))
-    if unknown := set(chosen) - set(RULES):
-        raise ValueError(f"--rules knows {', '.join(RULES)} and none, not {', '.join(unknown)}")
-    classifiers = []
-    for path, least in args.classifier:
-        try:
-            classifiers.append((whole_path(path), float(least)))
-        except ValueError:
-            raise ValueError(f"--classifier {path} needs a number after it, got {least}") from None
-    low, high = args.bits_per_byte or (0.0, float("inf"))
+    low, high = args.bits_per_byte or (0.0, math.inf)
+    if not 0 <= low <= high or math.isinf(low):
+        raise ValueError(f"--bits-per-byte needs 0 <= LEAST <= MOST, got {low:g} and {high:g}")
+    chosen = [] if args.rules.strip() == "none" else _names(args.rules)
+    if unknown := [name for name in chosen if name not in RULES]:
+        raise ValueError(
+            f"--rules takes {', '.join(RULES)}, or none alone, not {', '.join(unknown)}"
+        )
     return RuleBook(
-        rules=chosen,
-        languages=tuple(filter(None, args.languages.split(","))),
-        language_least=args.language_least,
+        rules=tuple(chosen),
+        languages=tuple(_names(args.languages)),
+        language_least=0.5 if args.language_least is None else args.language_least,
         blocklist=whole_path(args.blocklist) if args.blocklist else None,
-        blocked_most=args.blocked_most,
-        classifiers=tuple(classifiers),
+        blocked_most=args.blocked_most or 0,
+        classifiers=tuple((whole_path(path), _least(path, p)) for path, p in args.classifier),
         model=whole_path(args.model) if args.model else None,
         bits_least=low,
-        bits_most=high,
+        bits_most=None if math.isinf(high) else high,
     )
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _names(words: str) -> list[str]:
+    """Return what stands between commas, each once, in the order given."""
+    return list(dict.fromkeys(filter(None, (word.strip() for word in words.split(",")))))
+
+
+def _least(path: str, number: str) -> float:
+    try:
+        least = float(number)
+    except ValueError:
+        least = math.nan
+    if not 0 <= least <= 1:
+        raise ValueError(f"--classifier {path} needs a number from 0 to 1 after it, got {number}")
+    return least

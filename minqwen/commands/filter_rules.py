@@ -1,12 +1,14 @@
 """The rules that `minqwen filter` was asked for, made where they are needed: here, or in a worker.
 
 What is sent to a worker are names of files and numbers; a model or a classifier is read there, once
-for a process.
+for a process. With a name goes a digest of what the file holds, so that a worker that lives on does
+not go by a file that was replaced since.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from functools import lru_cache, partial
 from pathlib import Path
@@ -50,7 +52,8 @@ class RuleBook(NamedTuple):
     classifiers: tuple[tuple[str, float], ...] = ()  # file, least probability of being good
     model: str | None = None
     bits_least: float = 0.0  # per byte
-    bits_most: float = float("inf")
+    bits_most: float | None = None  # None: any; JSON has no infinity
+    files: tuple[tuple[str, str], ...] = ()  # each that is named, and its digest
 
     def decide(self, text: str) -> Decision:
         """Judge a document."""
@@ -88,7 +91,7 @@ def make_rules(book: RuleBook) -> tuple[Rule, ...]:
             context_length=config.max_position_embeddings,
             separator_id=tokenizer.special_tokens.get(ENDOFTEXT),
         )
-        low, high = book.bits_least, book.bits_most
+        low, high = book.bits_least, math.inf if book.bits_most is None else book.bits_most
         rules.append(perplexity_rule(score, low=low, high=high, unit="bits per byte"))
     if not rules:
         raise ValueError(
@@ -97,15 +100,26 @@ def make_rules(book: RuleBook) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-def fingerprints(book: RuleBook) -> dict[str, Any]:
-    """Return the settings as JSON holds them, with what is in the files that they name."""
+def sealed(book: RuleBook) -> RuleBook:
+    """Add digests of the files that the book names.
+
+    Raises:
+        FileNotFoundError: a file does not exist.
+    """
     files = [path for path, _ in book.classifiers]
     if book.blocklist:
         files.append(book.blocklist)
     if book.model:
         folder = checkpoint_of(Path(book.model))
+        if not folder.is_dir():
+            raise FileNotFoundError(f"no checkpoint folder {folder}")
         files += sorted(str(path) for path in folder.iterdir() if path.is_file())
-    return book._asdict() | {"files": {path: _digest(path) for path in files}}
+    return book._replace(files=tuple((path, _digest(path)) for path in files))
+
+
+def fingerprints(book: RuleBook) -> dict[str, Any]:
+    """Return the settings as JSON holds them, with the digests."""
+    return book._asdict() | {"files": dict(book.files)}
 
 
 def _digest(path: str) -> str:

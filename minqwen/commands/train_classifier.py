@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
 import sys
 from pathlib import Path
 
@@ -48,8 +50,11 @@ def run(args: argparse.Namespace) -> int:
     """Train, calibrate, save, and print how well the held-out documents are told apart."""
     if args.out.suffix != ".npz":
         raise ValueError(f"--out must end in .npz, got {args.out}")
-    if args.buckets < 1 or not args.l2 > 0:
+    if args.buckets < 1 or not 0 < args.l2 < math.inf:
         raise ValueError(f"--buckets and --l2 must be positive, got {args.buckets}, {args.l2:g}")
+    good, bad = (find_files(paths, but=args.out) for paths in (args.good, args.bad))
+    if both := {os.path.realpath(f.path) for f in good} & {os.path.realpath(f.path) for f in bad}:
+        raise ValueError(f"--good and --bad both name {min(both)}")
     piles = {"good": read_pile(args, "good"), "bad": read_pile(args, "bad")}
     learnt = {k: [t for i, t in enumerate(v) if i % HELD_OUT] for k, v in piles.items()}
     held_out = {k: v[::HELD_OUT] for k, v in piles.items()}

@@ -9,6 +9,8 @@ word_ngrams        lengths of the phrases
 from __future__ import annotations
 
 import os
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -47,10 +49,14 @@ def load_text_classifier(path: str | os.PathLike[str]) -> TextClassifier:
         ValueError: the file is not of `save_text_classifier`.
     """
     _require_npz(path)
-    with np.load(path, allow_pickle=False) as file:
-        if "format" not in file or str(file["format"]) != FORMAT:
-            raise ValueError(f"{path} is not a {FORMAT!r}")
-        w, b, *sizes = (file[name] for name in TextClassifier._fields)
+    try:
+        with open(path, "rb") as stream:  # np.load leaves a damaged file open
+            file = np.load(stream, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile) or str(file["format"]) != FORMAT:
+                raise ValueError
+            w, b, *sizes = (file[name] for name in TextClassifier._fields)
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        raise ValueError(f"{path} is not a {FORMAT!r}, or is damaged") from None
     characters, words = (tuple(map(int, size)) for size in sizes)
     require_axes("w", w, "V")
     require_shape("b", b)

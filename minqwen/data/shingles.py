@@ -32,10 +32,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from ..backend import Array
+from ..backend import Array, array_module
 
 PRIME = 2**61 - 1  # numbers of shingles do not exceed it
 BASE = 0xD1342543DE82EF95  # B
+BLOCK = 2**14  # runs at a time: what a step needs stays in the processor's cache
 
 
 def mix(x: Array) -> Array:
@@ -103,6 +104,16 @@ def run_numbers(x: Array, ngram_size: int) -> Array:
     >>> one == three, one == two  # 12, 21, 12
     (True, False)
     """
+    xp = array_module(x)
+    numbers: Array = xp.empty(max(len(x) - ngram_size + 1, 0), np.uint64)
+    step = max(BLOCK, ngram_size)
+    for start in range(0, len(numbers), step):
+        part = x[start : start + step + ngram_size - 1]
+        numbers[start : start + step] = _run_numbers(part, ngram_size)
+    return numbers
+
+
+def _run_numbers(x: Array, ngram_size: int) -> Array:
     runs, length = x, 1
     for bit in f"{ngram_size:b}"[1:]:  # the length grows from its first binary digit to all of them
         runs = runs[:-length] * pow(BASE, length, 2**64) + runs[length:]
@@ -110,7 +121,8 @@ def run_numbers(x: Array, ngram_size: int) -> Array:
         if bit == "1":
             runs = runs[:-1] * BASE + x[length:]
             length += 1
-    numbers: Array = mix(runs) >> 3
+    numbers: Array = mix(runs)
+    numbers >>= 3
     return numbers
 
 

@@ -12,7 +12,7 @@ import pytest
 import minqwen
 from minqwen.agent.code_interpreter import CodeInterpreter, code_interpreter_tool
 from minqwen.agent.kernel.kernel_limits import Limits
-from minqwen.agent.kernel.kernel_watcher import descendants, folder_use
+from minqwen.agent.kernel.process_table import descendants
 from minqwen.agent.tool import call_tool, make_tools
 
 pytest.importorskip("ipykernel")
@@ -119,7 +119,7 @@ def test_an_error_of_a_million_lines_is_short(interpreter):
 def test_files_that_were_written_are_named(interpreter):
     seen = interpreter.run("open('table.csv', 'w').write('1,2')\nNone")
     assert seen.files == (f"{interpreter.folder}/table.csv",)
-    assert Path(seen.files[0]).read_text() == "1,2"
+    assert Path(seen.files[0]).read_text(encoding="utf-8") == "1,2"
     assert interpreter.run("open('table.csv').read()").files == ()
     linked = interpreter.run("import os\nos.symlink('/etc/passwd', 'link.csv')")
     assert linked.files == ()
@@ -159,12 +159,11 @@ def test_what_outlives_a_call_stands_still(interpreter):
         "threading.Thread(target=beats, daemon=True).start()\n"
         "time.sleep(0.1)"
     )
-    time.sleep(0.1)  # the order to pause is on its way
-    first = beat.read_text()
+    first = beat.read_text(encoding="utf-8")
     time.sleep(0.2)
-    assert beat.read_text() == first
+    assert beat.read_text(encoding="utf-8") == first
     interpreter.run("time.sleep(0.1)")
-    assert len(beat.read_text()) > len(first) > 0
+    assert len(beat.read_text(encoding="utf-8")) > len(first) > 0
 
 
 def test_the_tool_takes_bare_code(interpreter):
@@ -200,7 +199,7 @@ def test_the_time_limit_and_the_end_of_the_kernel(tmp_path):
         assert seen.error
         assert "exit code 3" in seen.text
         assert "are lost" in seen.text
-        assert (tmp_path / "ran").read_text() == "once "  # never run a second time
+        assert (tmp_path / "ran").read_text(encoding="utf-8") == "once "  # never run a second time
         assert interpreter.run("1 + 1") == ("2", False, ())
 
         # it ends during its pause, or before the next call: said then, and the call is answered
@@ -260,13 +259,81 @@ def test_what_is_refused(tmp_path, monkeypatch):
         CodeInterpreter(tmp_path, without=("sandbox",))
     with pytest.raises(OSError, match=r"without limits on network.*--unsafe"):
         CodeInterpreter(tmp_path, without=("seccomp",))
-    for folder in (Path.home(), "/"):
-        with pytest.raises(ValueError, match="home"):
+    with pytest.raises(ValueError, match=r"limits\.seconds must be positive, got nan"):
+        CodeInterpreter(tmp_path, limits=Limits(seconds=float("nan")))
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    for folder in (home, tmp_path):
+        with pytest.raises(ValueError, match="your home"):
             CodeInterpreter(folder)
+    package = Path(minqwen.__file__).parent
+    for folder in (package, package / "agent" / "tools", package.parent, "/"):
+        with pytest.raises(ValueError, match="this program"):
+            CodeInterpreter(folder)
+    with pytest.raises(ValueError, match="Python"):
+        CodeInterpreter(sys.prefix)
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr("minqwen.agent.code_interpreter.missing_limits", lambda: ("memory",))
     with pytest.raises(OSError, match=r"without limits on memory.*--unsafe"):
         CodeInterpreter(tmp_path)
+
+
+def test_a_name_that_prints_as_another_is_not_given(interpreter):
+    """What is left of it without its colours is a link to outside, or the folder above."""
+    seen = interpreter.run(
+        "import os\nos.symlink('/etc/passwd', 'chart.png')\n"
+        "for name in ('chart\\x1b[m.png', '\\x1b[m..', 'a\\nb', '\\ud800'):\n"
+        "    open(os.fsencode(name) if name < '\\ud800' else b'\\xff', 'w').close()\n"
+        "open('plain 图.png', 'w').close()"
+    )
+    files = [file for file in seen.files if not file.endswith("/beat")]  # of the test above
+    assert files == [f"{interpreter.folder}/plain 图.png"]
+
+
+def test_output_gives_a_terminal_no_orders(interpreter):
+    orders = "\\x1b]0;title\\x07b\\x08\\x00\\x9b31m\\x7f"
+    seen = interpreter.run(f"print('a{orders}\\r\\n50%\\r100%\\tc')")
+    assert seen.text == "a]0;titleb31m\n50%\n100%\tc"
+
+
+def test_a_user_without_a_home_and_a_folder_with_blanks(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    with CodeInterpreter(tmp_path / "an odd 文件夹", limits=LIMITS) as interpreter:
+        seen = interpreter.run("open('x', 'w').close()\n1 + 1")
+    assert seen == ("2", False, (f"{interpreter.folder}/x",))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_of_ours_does_not_keep_it_alive(tmp_path):
+    interpreter = CodeInterpreter(tmp_path, limits=LIMITS)
+    child = os.fork()
+    if child == 0:
+        time.sleep(30)
+        os._exit(0)
+    begin = time.monotonic()
+    interpreter.close()
+    took = time.monotonic() - begin
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    assert took < 5
+    assert processes_of(interpreter.folder) == []
+
+
+def test_one_that_is_forgotten_leaves_no_process(tmp_path):
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from minqwen.agent.code_interpreter import CodeInterpreter\n"
+        "CodeInterpreter(sys.argv[2]).run('1')\n"
+    )
+    root, folder = Path(minqwen.__file__).parents[1], tmp_path / "work"
+    command = [sys.executable, "-c", code, str(root), str(folder)]
+    assert subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
+    for _ in range(100):
+        if not processes_of(folder):
+            break
+        time.sleep(0.05)
+    assert processes_of(folder) == []
 
 
 def test_a_closed_one_says_so(tmp_path):
@@ -281,15 +348,3 @@ def test_a_missing_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jupyter_client", None)
     with pytest.raises(ImportError, match=r"pip install 'minqwen\[agent\]'"):
         CodeInterpreter(tmp_path)
-
-
-def test_the_use_of_a_folder(tmp_path):
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "file").write_bytes(b"x" * 100_000)
-    (tmp_path / "link").symlink_to("/")
-    size, entries = folder_use((str(tmp_path),), 10)
-    assert 100_000 <= size < 200_000
-    assert entries == 4 - (0 if (tmp_path / "link").is_file() else 1)
-    for n in range(30):
-        (tmp_path / str(n)).touch()
-    assert folder_use((str(tmp_path),), 10)[1] > 10

@@ -143,3 +143,24 @@ def test_what_json_writes_is_read_back():
         for indent, ascii_only in ((None, True), (2, False)):
             text = json.dumps(arguments, indent=indent, ensure_ascii=ascii_only)
             assert read_arguments(text) == read_arguments(f"```json\n{text}\n```") == arguments
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("{'a': 1}", "JSON has double quotes"),
+        ('{"a": 1,}', "no comma may stand before it"),
+        ('{"a": [1,]}', "no comma may stand before it"),
+        ('{"a": 1 // one\n}', "JSON has no comments"),
+        ('{"a": 1} # one, "b": 2}', ""),
+        ('{# one\n"a": 1}', "JSON has no comments"),
+        ('{"a": True}', "JSON writes true, false, null"),
+        ('{"a": None}', "JSON writes true, false, null"),
+    ],
+)
+def test_an_error_says_how_to_mend_it(text, hint):
+    if not hint:
+        assert read_arguments(text) == {"a": 1}
+        return
+    with pytest.raises(ValueError, match=hint):
+        read_arguments(text)

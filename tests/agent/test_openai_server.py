@@ -67,6 +67,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.server.broken == "silent":
             self.server.release.wait(10)
             return
+        if self.server.broken in ("drips", "endless"):
+            piece, pause = (b" ", 0.02) if self.server.broken == "drips" else (b" " * 2**20, 0.0)
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.close_connection = True
+            with contextlib.suppress(OSError):
+                for _ in range(200):
+                    self.wfile.write(piece)
+                    self.server.release.wait(pause)
+            return
         if self.server.broken is not None:
             status, kind, data = self.server.broken
         elif self.path not in PATHS:
@@ -221,6 +232,7 @@ ERROR = json.dumps({"error": {"message": "out of memory", "type": "server_error"
         (200, "application/json", '{"choices": [{"message": 3, "text": {}}]}', "no text"),
         (200, "application/json", '{"choices": [3]}', "no text"),
         (200, "application/json", '{"choices": {"a": 1}}', "something else"),
+        (200, "application/json", "[" * 10**5, "something else"),
     ],
 )
 @pytest.mark.parametrize("chat", [True, False])
@@ -242,6 +254,34 @@ def test_a_server_that_is_silent(server):
     server.broken = "silent"
     with pytest.raises(TimeoutError, match=f"{server.url} gave no answer within 0.05 seconds"):
         writer(server, timeout=0.05)("?")
+
+
+def test_an_answer_that_drips(server):
+    """Each piece comes in time, the whole never does."""
+    server.broken = "drips"
+    with pytest.raises(TimeoutError, match=r"gave no answer within 0\.2 seconds"):
+        writer(server, timeout=0.2)("?")
+
+
+def test_an_answer_that_does_not_end(server, monkeypatch):
+    monkeypatch.setattr("minqwen.agent.openai_server.LARGEST", 2**21)
+    server.broken = "endless"
+    with pytest.raises(RuntimeError, match="something else than a text: over 2097152 bytes"):
+        writer(server)("?")
+
+
+def test_a_call_in_a_field_of_its_own_is_no_empty_text(server):
+    answer = server.answer("/v1/chat/completions", {"model": "m"})
+    call = {"id": "1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
+    answer["choices"][0]["message"] = {"role": "assistant", "content": None, "tool_calls": [call]}
+    server.broken = (200, "application/json", json.dumps(answer))
+    with pytest.raises(RuntimeError, match="calls a tool in a field of its own"):
+        writer(server)("?")
+
+
+def test_half_a_character_can_be_encoded(server):
+    server.text = "\ud800x"
+    assert writer(server)("?") == "?x"
 
 
 def test_no_server():

@@ -44,6 +44,7 @@ SAME = {  # texts that say the same as CLEAN
     "numbers": CLEAN.replace("Thought:", "Thought 1:").replace("Action:", "Action 1:"),
     "name in brackets": CLEAN.replace("calculator", "[calculator]"),
     "name in backticks": CLEAN.replace("calculator", "`calculator`"),
+    "name in backticks with a full stop": CLEAN.replace("calculator", "`calculator`."),
     "name with a full stop": CLEAN.replace("calculator", "calculator."),
     "name on the next line": CLEAN.replace("Action: ", "Action:\n"),
     "input on the next line": CLEAN.replace("Input: ", "Input:\n"),
@@ -274,3 +275,40 @@ def test_a_long_text_takes_no_long_time(part):
     parse_react(text)
     parse_react("Final Answer: " + text)
     assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("text", "step"),
+    [
+        ("**Final Answer: 42**", Step(final_answer="42")),
+        ("__Final Answer: 42__\nBye.", Step(final_answer="42\nBye.")),
+        ("**Final Answer: the **big** one**", Step(final_answer="the **big** one")),
+        ("Final Answer: **42**", Step(final_answer="**42**")),
+        ("**Final Answer:** **42**", Step(final_answer="**42**")),
+        ("Final Answer: __init__", Step(final_answer="__init__")),
+        ('**Action: f**\n**Action Input: {"a": 1}**', Step(None, "f", '{"a": 1}')),
+        ("**Thought: hm**\nAction: **f**\nAction Input: 1", Step("hm", "f", "1")),
+        ("### Thought: hm\n## Action: f\n#### Action Input: 1", Step("hm", "f", "1")),
+        ("# Final Answer: 42", Step(final_answer="42")),
+        ("Final Answer: see\n# Heading", Step(final_answer="see\n# Heading")),
+    ],
+)
+def test_bold_lines_and_headings(text, step):
+    assert parse_react(text) == step
+
+
+def test_an_observation_on_the_line_of_the_object_is_dropped():
+    text = 'Action: f\nAction Input: {"a": 1} Observation: 5\nThought: so\nFinal Answer: 5'
+    step, used = read_react(text)
+    assert step == Step(None, "f", '{"a": 1}')
+    assert used == 'Action: f\nAction Input: {"a": 1}'
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["Action Input: ```", "Final Answer: ```a", "Action:", 'Action: a\nAction Input: {"a":', " "],
+)
+def test_a_long_text_takes_no_longer_than_its_length(line):
+    begin = time.perf_counter()
+    parse_react(f"{line}\n" * (200_000 // len(line)))
+    assert time.perf_counter() - begin < 5  # a square of the length takes minutes

@@ -316,3 +316,27 @@ def test_settings_out_of_range(tmp_path, change):
     with pytest.raises(ValueError, match=r"need|must be"):
         run(tmp_path / "run", SMALL._replace(**change))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_second_process_is_turned_away(tmp_path):
+    """The lock is that of an open file, so a second run in this process meets it as well."""
+    pytest.importorskip("fcntl")
+    said = []
+
+    def meddling(prompt):
+        with pytest.raises(OSError, match=r"another process works in this file: .*answers\.jsonl"):
+            run(tmp_path)
+        said.append(prompt)
+        return model(prompt)
+
+    whole = run(tmp_path, generate=meddling)
+    assert len(said) == whole.answers
+    assert run(tmp_path) == whole  # afterwards it is free, and nothing was harmed
+
+
+def test_an_answer_without_end_fills_no_disk(tmp_path):
+    endless = "Who? " + "la " * 10**6
+    settings = SMALL._replace(most_answers=3)
+    report = run(tmp_path, settings, generate=lambda prompt: endless)
+    assert report.answers == 3
+    assert (tmp_path / "answers.jsonl").stat().st_size < 700_000

@@ -42,3 +42,18 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space left"):
         save_text_classifier(old._replace(w=np.zeros(4)), path)
     np.testing.assert_array_equal(load_text_classifier(path).w, old.w)
+
+
+def test_what_is_no_classifier_is_named_whatever_it_is(tmp_path):
+    path = tmp_path / "q.npz"
+    save_text_classifier(TextClassifier(np.arange(64.0), np.array(1.0), (2,), (1,)), path)
+    whole = path.read_bytes()
+    for data in (b"", b"hello", whole[:40], whole[:-30], whole[:200] + b"x" * 99 + whole[299:]):
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=r"q\.npz is not a 'minqwen text classifier 1', or is"):
+            load_text_classifier(path)
+    for save, value in ((np.save, np.zeros(3)), (np.savez, np.zeros(3))):
+        with path.open("wb") as stream:
+            save(stream, value)
+        with pytest.raises(ValueError, match=r"q\.npz is not a 'minqwen text classifier 1', or is"):
+            load_text_classifier(path)

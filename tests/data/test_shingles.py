@@ -7,6 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
+from minqwen.data import shingles as file
 from minqwen.data.shingles import BASE, PRIME, jaccard, letters, mix, run_numbers, shingles
 
 MASK = 2**64 - 1
@@ -35,6 +36,14 @@ def test_run_numbers_are_those_of_whole_numbers(k):
         assert found.dtype == np.uint64
         assert found.tolist() == exact(codes, k)
         assert x.tolist() == codes  # no argument changes
+
+
+@pytest.mark.parametrize("block", [1, 2, 7, 2**14])
+def test_runs_are_the_same_in_blocks_of_any_size(monkeypatch, block):
+    monkeypatch.setattr(file, "BLOCK", block)
+    codes = [random.Random(1).randrange(1, 99) for _ in range(50)]
+    for k in (1, 2, 5, 8, 49, 50, 51):
+        assert run_numbers(np.array(codes, np.uint64), k).tolist() == exact(codes, k)
 
 
 def test_letters_start_at_1_and_short_documents_are_filled_up():

@@ -30,6 +30,9 @@ from .kernel_limits import Limits
 
 ERROR_CHARACTERS = 2000
 ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # colours
+# what a terminal may take for an order, such as to change its title; \r begins a line anew
+CONTROLS = {code: "" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
+CONTROLS[ord("\r")] = "\n"
 FRAME = re.compile(r"  (File |Cell In)")
 OWN_FRAME = re.compile(r"/(IPython|ipykernel|minqwen/agent)/")
 PICTURES = {"image/png": "png", "image/jpeg": "jpg", "image/svg+xml": "svg"}
@@ -37,12 +40,13 @@ NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 
 def plain_text(text: object) -> str:
-    """Make text printable: no colours, no halves of characters.
+    """Make text printable: no colours, no orders to a terminal, no halves of characters.
 
-    >>> plain_text("\\x1b[31mred\\x1b[0m")
+    >>> plain_text("\\x1b[31mred\\x1b[0m\\x07")
     'red'
     """
-    return ESCAPES.sub("", str(text)).encode("utf-8", "replace").decode("utf-8")
+    plain = ESCAPES.sub("", str(text)).replace("\r\n", "\n").translate(CONTROLS)
+    return plain.encode("utf-8", "replace").decode("utf-8")
 
 
 def short_traceback(text: str) -> str:
@@ -111,8 +115,12 @@ def write_new_file(folder: str, stem: str, suffix: str, content: bytes) -> str:
                 handle = os.open(name, new, 0o644, dir_fd=inside)
             except FileExistsError:
                 continue
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(content)
+            except OSError:
+                os.unlink(name, dir_fd=inside)  # half of it
+                raise
             return name
     finally:
         os.close(inside)

@@ -22,7 +22,6 @@ import contextlib
 import json
 import os
 import select
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,17 +30,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...extras import require_extra
+from .disk_use import remove_folder
 from .kernel_limits import Limits
-from .kernel_process import Protection, Settings
+from .kernel_process import Protection
+from .kernel_start import start_kernel
 
 LARGEST_MESSAGE = 16 * 2**20  # bytes
 WAITING_PARTS = 70  # a message has about seven parts
 SEND_MILLISECONDS = 2000  # the kernel may be gone
 START_SECONDS = 120.0  # a busy machine
-BOOT = (
-    "import sys; sys.path.append(sys.argv[1]); "
-    "from minqwen.agent.kernel.kernel_watcher import main; main(sys.argv[2])"
-)
+PAUSE_SECONDS = 10.0
 
 
 class Message(NamedTuple):
@@ -54,42 +52,6 @@ class Message(NamedTuple):
 
 class KernelEnded(Exception):
     """The kernel is no more; the text says why."""
-
-
-def clean_environment(folder: str, runtime: str) -> dict[str, str]:
-    """Make the environment of the code: nothing of ours, which may hold keys and passwords.
-
-    Args:
-        folder: becomes HOME.
-        runtime: holds temporary files and caches.
-
-    >>> sorted(set(clean_environment("/f", "/r")) & {"HOME", "AWS_SECRET_ACCESS_KEY"})
-    ['HOME']
-    """
-    one_thread = ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "VECLIB")
-    keep = ("TZ", "SYSTEMROOT")
-    return {
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), "/usr/local/bin:/usr/bin:/bin"]),
-        "HOME": folder,
-        "LANG": "C.UTF-8",
-        "TMPDIR": f"{runtime}/tmp",
-        "XDG_CACHE_HOME": f"{runtime}/cache",
-        "MPLCONFIGDIR": f"{runtime}/cache",
-        "IPYTHONDIR": f"{runtime}/cache/ipython",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        **{f"{name}_NUM_THREADS": "1" for name in one_thread},
-        **{name: os.environ[name] for name in keep if name in os.environ},
-    }
-
-
-def _bring_font_cache(cache: Path) -> None:
-    """Copy matplotlib's list of fonts, which takes seconds to make anew."""
-    if "matplotlib" in sys.modules:
-        home = Path(sys.modules["matplotlib"].get_cachedir())
-    else:
-        home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "matplotlib")
-    for file in home.glob("fontlist-*.json"):
-        shutil.copyfile(file, cache / file.name)
 
 
 class KernelConnection:
@@ -112,8 +74,6 @@ class KernelConnection:
         """
         require_extra("jupyter_client", "ipykernel", extra="agent")
         import zmq
-        from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
-        from jupyter_client.manager import KernelManager
 
         self._zmq: Any = zmq
         self.ended: str | None = None
@@ -124,35 +84,8 @@ class KernelConnection:
         self._process: subprocess.Popen[bytes] | None = None
         self._runtime = Path(tempfile.mkdtemp(prefix="minqwen-"))
         runtime = os.path.realpath(self._runtime)
-        for name in ("tmp", "cache"):
-            (self._runtime / name).mkdir()
-        _bring_font_cache(self._runtime / "cache")
-        root = os.path.realpath(Path(__file__).parents[3])  # the folder that holds minqwen
-        connection_file = f"{runtime}/kernel.json"
-        settings = Settings(folder, runtime, connection_file, root, limits, without, unsafe)
-        fields = {**settings._asdict(), "limits": limits._asdict()}
-        (self._runtime / "settings.json").write_text(json.dumps(fields), encoding="utf-8")
-
-        command = [sys.executable, "-I", "-c", BOOT, root, f"{runtime}/settings.json"]
-
-        class Specs(KernelSpecManager):
-            """Knows one kernel: ours."""
-
-            def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-                return KernelSpec(argv=command, display_name="minqwen", language="python")
-
-        local = {"transport": "ipc", "ip": f"{runtime}/s"} if os.name == "posix" else {}
         try:
-            self._manager = KernelManager(
-                kernel_spec_manager=Specs(), connection_file=connection_file, **local
-            )
-            self._manager.start_kernel(
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=clean_environment(folder, runtime),
-                cwd=runtime,
-            )
+            self._manager = start_kernel(folder, runtime, limits, without=without, unsafe=unsafe)
             self._process = self._manager.provisioner.process
             self.protection = self._wait_until_ready()
             self._context = zmq.Context()
@@ -271,8 +204,7 @@ class KernelConnection:
         return None
 
     def _order(self, letter: bytes) -> None:
-        if sys.platform == "linux":
-            assert self._process is not None
+        if sys.platform == "linux" and self._process is not None:
             assert self._process.stdin is not None
             try:
                 os.write(self._process.stdin.fileno(), letter)
@@ -280,8 +212,15 @@ class KernelConnection:
                 self._listen(0.0)
 
     def pause(self) -> None:
-        """Stop everything that the code may have left running, until `resume`."""
+        """Stop everything that the code may have left running, until `resume`; return when it is.
+
+        A kernel that is ended over it says so at its next use.
+        """
         self._order(b"p")
+        deadline = time.monotonic() + PAUSE_SECONDS
+        while sys.platform == "linux" and self.ended is None and time.monotonic() < deadline:
+            if any("paused" in line for line in self._listen(1.0)):
+                return
 
     def resume(self) -> None:
         """Let it run again."""
@@ -299,10 +238,11 @@ class KernelConnection:
         if self._context is not None:
             self._context.term()
             self._context = None
+        self._order(b"e")  # the watcher ends everything; a forked child of ours may hold the pipe
         process, self._process = self._process, None
         if process is not None:
             assert process.stdin is not None
-            process.stdin.close()  # the watcher ends everything
+            process.stdin.close()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=10 if sys.platform == "linux" else 0)
         if self._manager is not None:
@@ -311,4 +251,4 @@ class KernelConnection:
             self._manager = None
         if process is not None and process.stdout is not None:
             process.stdout.close()
-        shutil.rmtree(self._runtime, ignore_errors=True)
+        remove_folder(str(self._runtime))

@@ -38,12 +38,16 @@ class Limits(NamedTuple):
     folder_mib: int = 256  # of all files in the working folder together
     files: int = 10_000  # entries of the working folder
     open_files: int = 256  # of each process
-    processes: int = 16  # at once, next to the kernel; 0 where they cannot be watched over
+    processes: int = 16  # and threads, at once, beside OWN_THREADS; 0: the code may start none
     output_characters: int = 10_000  # of one observation, without the error
 
 
 def check_limits(limits: Limits) -> None:
-    """Raise ValueError unless every limit is positive (`processes` may be 0).
+    """Raise an error unless every limit is a positive number (`processes` may be 0).
+
+    Raises:
+        TypeError: what is counted is no whole number.
+        ValueError: a limit is not positive, or infinite.
 
     >>> check_limits(Limits(seconds=0))
     Traceback (most recent call last):
@@ -51,8 +55,12 @@ def check_limits(limits: Limits) -> None:
     ValueError: limits.seconds must be positive, got 0
     """
     for name, value in limits._asdict().items():
-        if value < 0 or (value == 0 and name != "processes"):
+        if not name.endswith("seconds") and type(value) is not int:
+            raise TypeError(f"limits.{name} must be an int, got {value!r}")
+        if not 0 <= value < float("inf") or (value == 0 and name != "processes"):
             raise ValueError(f"limits.{name} must be positive, got {value}")
+    if limits.cpu_seconds < 1:
+        raise ValueError(f"limits.cpu_seconds must be 1 or more, got {limits.cpu_seconds}")
 
 
 def missing_limits(platform: str = sys.platform) -> tuple[str, ...]:

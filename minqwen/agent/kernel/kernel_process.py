@@ -39,7 +39,7 @@ class Settings(NamedTuple):
     folder: str  # working folder, a real path
     runtime: str  # private folder: sockets, caches, temporary files
     connection_file: str
-    package_root: str  # folder that holds minqwen; taken off sys.path before the code comes
+    package_root: str  # folder that holds minqwen; off sys.path before the code comes, if we put it
     limits: Limits
     without: tuple[str, ...] = ()  # guards left out
     unsafe: bool = False
@@ -56,14 +56,32 @@ class Protection(NamedTuple):
     guards: tuple[str, ...]  # by name
 
 
-def readable_places(package_root: str) -> list[str]:
+def paths_of_the_code(paths: list[str], package_root: str) -> list[str]:
+    """Take off sys.path the folder of minqwen, which the command of the kernel put at its end.
+
+    Where minqwen is installed like other packages, the folder stands there twice, and the code
+    needs it for those.
+
+    Args:
+        paths: sys.path.
+        package_root: of Settings.
+
+    >>> paths_of_the_code(["/lib", "/home/me/minqwen"], "/home/me/minqwen")
+    ['/lib']
+    >>> paths_of_the_code(["/lib", "/site-packages", "/site-packages"], "/site-packages")
+    ['/lib', '/site-packages']
+    """
+    return paths[:-1] if paths and paths[-1] == package_root else list(paths)
+
+
+def readable_places(paths: list[str]) -> list[str]:
     """List what the code may read: Python, its packages, and the system's programs and fonts.
 
     Args:
-        package_root: left out even where it stands in sys.path.
+        paths: of `paths_of_the_code`.
     """
-    never = {"/", package_root, os.path.realpath(os.path.expanduser("~"))}
-    python = [sys.base_prefix, sys.prefix, sys.exec_prefix, *sys.path]
+    never = {"/", os.path.realpath(os.path.expanduser("~"))}
+    python = [sys.base_prefix, sys.prefix, sys.exec_prefix, *paths]
     roots = [f"/{name}" for name in ("usr", "lib", "lib32", "lib64", "bin", "sbin")]
     etc = ["ld.so.cache", "ld.so.conf", "localtime", "fonts", "alternatives", "mime.types"]
     counts = ["/proc/cpuinfo", "/proc/meminfo", "/sys/devices/system/cpu"]
@@ -72,14 +90,14 @@ def readable_places(package_root: str) -> list[str]:
     return [place for place in dict.fromkeys(places) if place not in never]
 
 
-def _guard_files(settings: Settings) -> int:
+def _guard_files(settings: Settings, places: list[str]) -> int:
     """Let Landlock guard the files; version in force, or 0."""
     if "landlock" in settings.without or not landlock.landlock_version():
         return 0
     devices = [f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom")]
     sockets = landlock.READ | landlock.MAKE_SOCKET
     rules = [
-        *((place, landlock.READ) for place in readable_places(settings.package_root)),
+        *((place, landlock.READ) for place in places),
         *((device, landlock.DEVICE) for device in devices),
         (settings.folder, landlock.OWN),
         (settings.runtime, sockets),
@@ -135,14 +153,15 @@ def _guarded_kernel(settings: Settings, isolated: bool) -> tuple[Any, Protection
     # as root the system does not count processes, and before 5.14 it counts those of all programs
     version = tuple(int(part) for part in os.uname().release.split(".")[:2]) if linux else (0, 0)
     processes = bool(isolated and os.geteuid() and version >= (5, 14) and settings.limits.processes)
-    places = readable_places(settings.package_root)
+    paths = paths_of_the_code(sys.path, settings.package_root)
+    places = readable_places(paths)
     if sys.platform != "win32":
         set_limits(settings.limits)
     if linux:
         if processes:
             limit_processes(settings.limits)
         namespaces.drop_rights()
-    landlocked = _guard_files(settings) if linux else 0
+    landlocked = _guard_files(settings, places) if linux else 0
     if landlocked:
         guards.append(f"landlock {landlocked}")
     with open(f"{settings.folder}/.minqwen-write-test", "w", encoding="utf-8"):
@@ -152,7 +171,7 @@ def _guarded_kernel(settings: Settings, isolated: bool) -> tuple[Any, Protection
     app = _start_kernel_app(settings)
 
     os.chdir(settings.folder)
-    sys.path[:] = ["", *(place for place in sys.path if place != settings.package_root)]
+    sys.path[:] = ["", *paths]
     sys.argv = [""]
     for name in ("JPY_PARENT_PID", "FORCE_COLOR", "CLICOLOR_FORCE", "CLICOLOR"):
         os.environ.pop(name, None)  # from Jupyter: our number, and colours
@@ -172,7 +191,8 @@ def _guarded_kernel(settings: Settings, isolated: bool) -> tuple[Any, Protection
     return app, Protection(
         files=SYSTEM if landlocked else PYTHON,
         network=SYSTEM if filtered else PYTHON,
-        other_processes=SYSTEM if isolated or filtered else PYTHON,
+        # without Landlock the memory of others is a file, /proc/N/mem
+        other_processes=SYSTEM if isolated or (filtered and landlocked) else PYTHON,
         memory_and_time=SYSTEM if linux else NONE,
         new_processes=processes and landlocked > 0 and filtered,
         guards=tuple(guards),

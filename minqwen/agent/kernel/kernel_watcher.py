@@ -12,7 +12,7 @@ when it ends the system ends all the rest. Where namespaces are forbidden there 
 then may start no processes at all, so that nothing can be left over either.
 
 Between two calls everything is stopped: a thread or a child that outlives a call does nothing until
-the next one.
+the next one. What cannot be stopped, because its parts wake each other, is ended.
 
 Paper: none; Qwen report 3.4 runs code and says nothing of how.
 Origin: init and its reaping of children; prctl(2), pid_namespaces(7), proc(5).
@@ -25,17 +25,18 @@ import contextlib
 import json
 import os
 import select
-import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from . import namespaces
+from .disk_use import folder_use, remove_folder, removed_use
 from .kernel_limits import MIB, Limits
 from .kernel_process import Settings, run_kernel
+from .process_table import Process, descendants, memory_in_use
 
 LOOK_SECONDS = 0.2
 MOST_ENTRIES = 1_000_000  # counted of a folder that was there before us
@@ -76,96 +77,43 @@ def _first_process(settings: Settings, report: int) -> NoReturn:
             os._exit(code if code >= 0 else 128 - code)
 
 
-class _Process(NamedTuple):
-    parent: int
-    state: str  # one letter, as in ps
-    memory: int  # bytes in use, shared ones counted for each
-
-
-def _all_processes() -> Iterator[tuple[int, _Process]]:
-    page = os.sysconf("SC_PAGE_SIZE")
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                with open(f"/proc/{name}/stat", "rb") as file:
-                    fields = file.read().rpartition(b") ")[2].split()
-            except OSError:  # it ended meanwhile
-                continue
-            yield int(name), _Process(int(fields[1]), fields[0].decode(), int(fields[21]) * page)
-
-
-def descendants(root: int) -> dict[int, _Process]:
-    """List all living processes that come from `root`, itself left out; Linux.
-
-    Args:
-        root: number of a process.
-
-    >>> descendants(os.getpid())
-    {}
-    """
-    table = dict(_all_processes())
-    found: dict[int, _Process] = {}
-    parents = {root}
-    while parents:
-        parents = {pid for pid, process in table.items() if process.parent in parents} - set(found)
-        found.update((pid, table[pid]) for pid in parents)
-    return {pid: process for pid, process in found.items() if process.state not in "ZX"}
-
-
-def _memory_in_use(processes: dict[int, _Process]) -> int:
-    """Bytes of all together; what they share is counted once (slower, so only when it matters)."""
-    total = 0
-    for pid, process in processes.items():
-        try:
-            with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
-                total += sum(int(line.split()[1]) for line in file if line[:4] == "Pss:") * 1024
-        except OSError:
-            total += process.memory
-    return total
-
-
-def folder_use(folders: tuple[str, ...], most_entries: int) -> tuple[int, int]:
-    """Count what folders hold, links not followed; stops soon after `most_entries`.
-
-    Returns:
-        Bytes on the disk, and number of entries.
-    """
-    size = entries = 0
-    for folder in folders:
-        for path, _, names in os.walk(folder):
-            entries += 1 + len(names)
-            for name in names:
-                try:
-                    size += os.lstat(os.path.join(path, name)).st_blocks * 512
-                except OSError:
-                    continue
-            if entries > most_entries:
-                return size, entries
-    return size, entries
-
-
 def _over_limit(
-    settings: Settings, processes: dict[int, _Process], at_start: tuple[int, int]
+    settings: Settings, processes: dict[int, Process], at_start: tuple[int, int]
 ) -> str | None:
     """Say which limit all together have crossed, if any.
 
     A folder that was too full already at the start may not grow; so a new kernel can still empty
     it.
+
+    Args:
+        settings: with the limits.
+        processes: the kernel and all that it started.
+        at_start: what `folder_use` said then.
     """
     limits = settings.limits
     memory = limits.memory_mib * MIB
     if (
         sum(process.memory for process in processes.values()) > memory
-        and _memory_in_use(processes) > memory
+        and memory_in_use(processes) > memory
     ):
         return f"used more than {limits.memory_mib} MiB of memory"
+    folders = _folders(settings)
     most_entries = max(limits.files, at_start[1])
-    size, entries = folder_use((settings.folder, f"{settings.runtime}/tmp"), most_entries)
+    try:
+        size, entries = folder_use(folders, most_entries)
+        size += removed_use(processes.values(), folders, limits.file_mib * MIB)
+    except OSError as error:
+        return f"made files that cannot be counted ({error.strerror})"
     if size > max(limits.folder_mib * MIB, at_start[0]):
         return f"wrote more than {limits.folder_mib} MiB into its folder"
     if entries > most_entries:
         return f"made more than {limits.files} files"
     return None
+
+
+def _folders(settings: Settings) -> tuple[str, ...]:
+    """Where the code can write."""
+    return (settings.folder, f"{settings.runtime}/tmp", f"{settings.runtime}/cache")
 
 
 def _signal_all(pids: Iterable[int], number: int) -> None:
@@ -176,17 +124,18 @@ def _signal_all(pids: Iterable[int], number: int) -> None:
             continue
 
 
-def _stop_all(keep: int) -> None:
-    """Stop all that run; again, as long as a new one was started meanwhile."""
-    for _ in range(20):
+def _stop_all(keep: int) -> bool:
+    """Stop all that run, again and again while they start or wake each other; say if it worked."""
+    for _ in range(50):
         running = [
             pid
             for pid, process in descendants(os.getpid()).items()
             if pid != keep and process.state not in "Tt"
         ]
         if not running:
-            return
+            return True
         _signal_all(running, signal.SIGSTOP)
+    return False
 
 
 def _kill_all(child: int, isolated: bool) -> None:
@@ -222,15 +171,21 @@ def _how_it_ended(code: int) -> str:
 
 
 def _watch(settings: Settings, child: int, isolated: bool, ready: int, woken: int) -> str | None:
-    """Obey our program until the end; say why it ended, or None when the pipe was closed."""
+    """Obey our program until the end; say why it ended, or None when our program wants it."""
     kernel, running, next_look = 0, True, 0.0
-    at_start = folder_use((settings.folder, f"{settings.runtime}/tmp"), MOST_ENTRIES)
+    first = child if isolated else 0
+    at_start = (0, 0)
     while True:
-        wait = max(0.0, next_look - time.monotonic()) if running else None
+        wait = max(0.0, next_look - time.monotonic()) if running and kernel else None
         handles = [handle for handle in (0, woken, ready) if handle >= 0]
         readable = select.select(handles, [], [], wait)[0]
         if ready in readable:
             line = os.read(ready, 65536)
+            try:
+                at_start = folder_use(_folders(settings), MOST_ENTRIES)  # the code is not in yet
+            except OSError as error:
+                _say(failed=f"{settings.folder} holds what cannot be counted: {error}")
+                return None
             kernel = next((pid for pid in descendants(os.getpid()) if pid != child), child)
             os.write(1, line)
             ready = -1
@@ -241,18 +196,22 @@ def _watch(settings: Settings, child: int, isolated: bool, ready: int, woken: in
                 _signal_all([kernel], signal.SIGINT)
         if 0 in readable:
             orders = os.read(0, 64)
-            if not orders:
+            if not orders or b"e" in orders:
                 return None
             running = orders.endswith(b"r")
             if running:
                 _signal_all(descendants(os.getpid()), signal.SIGCONT)
+            elif _stop_all(keep=first):
+                _say(paused=True)
             else:
-                _stop_all(keep=child if isolated else 0)
+                return "did not stand still after a call"
         pid, status = os.waitpid(child, os.WNOHANG)
         if pid:
             return _how_it_ended(os.waitstatus_to_exitcode(status))
-        if running and time.monotonic() >= next_look:
-            reason = _over_limit(settings, descendants(os.getpid()), at_start)
+        if running and kernel and time.monotonic() >= next_look:
+            processes = descendants(os.getpid())
+            processes.pop(first, None)
+            reason = _over_limit(settings, processes, at_start)
             if reason:
                 return reason
             next_look = time.monotonic() + LOOK_SECONDS
@@ -261,9 +220,14 @@ def _watch(settings: Settings, child: int, isolated: bool, ready: int, woken: in
 def watch(settings: Settings) -> None:
     """Be the watcher: start the others, obey our program, and leave nothing behind.
 
-    Orders come on standard input: `r` run, `p` pause; its end is the end of everything. Lines of
-    JSON go to standard output: `ready` or `failed` once, then `ended` with the reason.
+    Orders come on standard input: `r` run, `p` pause, `e` end; its end is the same. Lines of JSON
+    go to standard output: `ready` or `failed` once, `paused` when all stand still, and `ended` with
+    the reason.
     """
+    import resource  # not on Windows
+
+    most_handles = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_handles, most_handles))  # for deep folders
     isolated = "namespaces" not in settings.without and namespaces.namespaces_work()
     if isolated:
         namespaces.enter_namespaces()
@@ -286,7 +250,7 @@ def watch(settings: Settings) -> None:
         reason = _watch(settings, child, isolated, ready, woken)
     finally:
         _kill_all(child, isolated)
-        shutil.rmtree(settings.runtime, ignore_errors=True)  # our program may be gone
+        remove_folder(settings.runtime)  # our program may be gone
         if reason:
             _say(ended=reason)
 

@@ -12,13 +12,24 @@ The program is a list of instructions (code, jump if true, jump if false, value)
     load the number of the call
     for each refused call:   equal?  -> fail with "operation not permitted"
     for each ignored call:   equal?  -> say that it worked, do nothing
-    for kill, clone:         load the first argument, compare, reload the number
+    for kill, clone, ...:    load an argument, compare, reload the number
     allow
 
 It cannot follow pointers, so it knows no file names: files are Landlock's matter (landlock.py).
 `clone3` hides its flags behind a pointer and therefore answers "no such call", upon which the C
-library takes `clone`. Landlock does not cover the change of modes, owners and times of files
-outside: those calls are ignored, so that `shutil.copy` still works.
+library takes `clone`; `openat2` likewise. Landlock does not cover the change of modes, owners and
+times of files outside: those calls are ignored, so that `shutil.copy` still works.
+
+Some calls look harmless and lead out:
+
+    socketpair     a pair of datagram sockets may write to any unix socket that has a name; streams
+                   may not, and asyncio needs those
+    inotify        tells what happens in a folder that nobody may list
+    fcntl          F_SETOWN and F_SETSIG let a pipe send any signal to any process
+    sendmsg        carries an open file that no list of open files shows
+    close_range, clone   may give a thread a list of open files of its own, likewise
+    prctl          hides a process from its watcher, or lets it outlive him: ignored
+    truncate, O_TRUNC without writing      Landlock before Linux 6.2 does not see them
 
 Paper: none; Qwen report 3.4 runs code and says nothing of how.
 Origin: seccomp(2), Linux 3.17 and newer.
@@ -34,55 +45,30 @@ import platform
 import struct
 from typing import NamedTuple
 
+from .syscall_table import (
+    ARCHITECTURES,
+    BY_PROCESS,
+    CALLS,
+    IGNORED,
+    NEW_PROCESS,
+    OF_OTHERS,
+    REFUSED,
+)
+
 Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, value
 
 LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 KILL, FAIL, ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
-NUMBER, ARCHITECTURE, ARGUMENT_0 = 0, 4, 16  # offsets in what the program may read
+NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, (16, 24, 32)  # offsets in what the program may read
 X32 = 0x40000000  # bit of the 32-bit calls inside x86_64
-CLONE_THREAD, CLONE_NEW = 0x00010000, 0x7E020000  # a thread; any new namespace
-
-ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-# name: numbers on x86_64 and aarch64; None where the machine has no such call
-CALLS: dict[str, tuple[int | None, int | None]] = {
-    "socket": (41, 198), "io_uring_setup": (425, 425), "io_uring_enter": (426, 426),
-    "io_uring_register": (427, 427), "ptrace": (101, 117), "process_vm_readv": (310, 270),
-    "process_vm_writev": (311, 271), "pidfd_getfd": (438, 438), "kcmp": (312, 272),
-    "unshare": (272, 97), "setns": (308, 268), "mount": (165, 40), "umount2": (166, 39),
-    "pivot_root": (155, 41), "chroot": (161, 51), "open_tree": (428, 428),
-    "move_mount": (429, 429), "fsopen": (430, 430), "fsconfig": (431, 431),
-    "fsmount": (432, 432), "fspick": (433, 433), "mount_setattr": (442, 442),
-    "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265), "bpf": (321, 280),
-    "perf_event_open": (298, 241), "userfaultfd": (323, 282), "add_key": (248, 217),
-    "request_key": (249, 218), "keyctl": (250, 219), "init_module": (175, 105),
-    "finit_module": (313, 273), "delete_module": (176, 106), "kexec_load": (246, 104),
-    "kexec_file_load": (320, 294), "reboot": (169, 142), "swapon": (167, 224),
-    "memfd_create": (319, 279), "memfd_secret": (447, 447), "shmget": (29, 194),
-    "semget": (64, 190), "msgget": (68, 186), "mq_open": (240, 180),
-    "setuid": (105, 146), "setreuid": (113, 145), "setresuid": (117, 147),
-    # not refused, but ignored
-    "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452),
-    "chown": (92, None), "fchown": (93, 55), "lchown": (94, None), "fchownat": (260, 54),
-    "utime": (132, None), "utimes": (235, None), "futimesat": (261, None),
-    "utimensat": (280, 88), "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7),
-    "setxattrat": (463, 463), "removexattrat": (466, 466), "file_setattr": (469, 469),
-    "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16),
-    # looked at more closely
-    "clone": (56, 220), "clone3": (435, 435), "fork": (57, None), "vfork": (58, None),
-    "execve": (59, 221), "execveat": (322, 281), "kill": (62, 129), "tgkill": (234, 131),
-    "tkill": (200, 130), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240),
-    "pidfd_open": (434, 434), "pidfd_send_signal": (424, 424), "prlimit64": (302, 261),
-    "setpriority": (141, 140), "sched_setaffinity": (203, 122), "sched_setparam": (142, 118),
-    "sched_setscheduler": (144, 119), "sched_setattr": (314, 274), "ioprio_set": (251, 30),
-}  # fmt: skip
-REFUSED = tuple(CALLS)[: tuple(CALLS).index("chmod")]
-IGNORED = tuple(CALLS)[len(REFUSED) : tuple(CALLS).index("clone")]
-NEW_PROCESS = ("fork", "vfork", "execve", "execveat")
-OF_OTHERS = (
-    "tkill", "pidfd_open", "pidfd_send_signal", "setpriority", "sched_setparam",
-    "sched_setscheduler", "sched_setattr", "ioprio_set",
-)  # fmt: skip
-BY_PROCESS = ("kill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo")
+CLONE_THREAD, CLONE_FILES = 0x00010000, 0x00000400  # a thread; the same open files
+CLONE_NEW = 0x7E020000  # any new namespace
+NOT_A_STREAM = 0b1110  # bits of the types of sockets that are no SOCK_STREAM
+SET_OWNER = (8, 10, 15)  # of fcntl: F_SETOWN, F_SETSIG, F_SETOWN_EX
+SET_OWNER_OF_SOCKET = (0x8901, 0x8902)  # of ioctl: FIOSETOWN, SIOCSPGRP
+DIE_WITH_PARENT, DUMPABLE = 1, 4  # of prctl
+TRUNCATE, WRITING = 0o1000, 0o3  # of open
+UNSHARE_FILES = 2  # of close_range
 
 
 class Machine(NamedTuple):
@@ -145,28 +131,40 @@ def filter_program(
             if number is not None:
                 program.extend([(EQUAL, 0, 1, number), (RETURN, 0, 0, value)])
 
-    def look(name: str, *compare: Instruction) -> None:
-        """With the first argument loaded, run `compare`; the number is loaded again after it."""
+    def look(name: str, argument: int, *compare: Instruction) -> None:
+        """With an argument loaded, run `compare`; the number is loaded again after it."""
         number = CALLS[name][machine.column]
         if number is not None:
             program.append((EQUAL, 0, len(compare) + 2, number))
-            program.append((LOAD, 0, 0, ARGUMENT_0))
+            program.append((LOAD, 0, 0, ARGUMENTS[argument]))
             program.extend(compare)
             program.append((LOAD, 0, 0, NUMBER))
 
+    refuse = (RETURN, 0, 0, not_permitted)
     answer(REFUSED, not_permitted)
     answer(IGNORED, FAIL | 0)
-    answer(("clone3",), unknown)
+    answer(("clone3", "openat2"), unknown)
     if processes:
-        look("clone", (ANY_BIT, 0, 1, CLONE_NEW), (RETURN, 0, 0, not_permitted))
+        own_files = ((ANY_BIT, 0, 2, CLONE_THREAD), (ANY_BIT, 1, 0, CLONE_FILES), refuse)
+        look("clone", 0, (ANY_BIT, 0, 1, CLONE_NEW), refuse, *own_files)
     else:
         answer(NEW_PROCESS, not_permitted)
-        look("clone", (ANY_BIT, 1, 0, CLONE_THREAD), (RETURN, 0, 0, not_permitted))
+        both = ((ANY_BIT, 1, 0, CLONE_THREAD), refuse, (ANY_BIT, 1, 0, CLONE_FILES), refuse)
+        look("clone", 0, *both)
+    look("close_range", 2, (ANY_BIT, 0, 1, UNSHARE_FILES), refuse)
+    look("socketpair", 1, (ANY_BIT, 0, 1, NOT_A_STREAM), refuse)
+    look("prctl", 0, (EQUAL, 1, 0, DIE_WITH_PARENT), (EQUAL, 0, 1, DUMPABLE), (RETURN, 0, 0, FAIL))
+    for option in SET_OWNER:
+        look("fcntl", 1, (EQUAL, 0, 1, option), refuse)
+    for option in SET_OWNER_OF_SOCKET:
+        look("ioctl", 1, (EQUAL, 0, 1, option), refuse)
+    for name, flags in (("open", 1), ("openat", 2)):
+        look(name, flags, (ANY_BIT, 0, 2, TRUNCATE), (ANY_BIT, 1, 0, WRITING), refuse)
     if everything_visible:
         for name in BY_PROCESS:
-            look(name, (EQUAL, 1, 0, own_pid), (RETURN, 0, 0, not_permitted))
+            look(name, 0, (EQUAL, 1, 0, own_pid), refuse)
         for name in ("prlimit64", "sched_setaffinity"):  # 0: the process itself
-            look(name, (EQUAL, 2, 0, 0), (EQUAL, 1, 0, own_pid), (RETURN, 0, 0, not_permitted))
+            look(name, 0, (EQUAL, 2, 0, 0), (EQUAL, 1, 0, own_pid), refuse)
         answer(OF_OTHERS, not_permitted)
     program.append((RETURN, 0, 0, ALLOW))
     return program

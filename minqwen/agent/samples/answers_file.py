@@ -5,7 +5,8 @@
 
 A line is added at the end, in one go, and is on the disk before the next answer is asked for.
 Nothing is ever rewritten, so a kill can leave half a line at the end and do no other harm: the half
-line is cut off when the run goes on.
+line is cut off when the run goes on. A lock on the file, which the system opens however the process
+ends, keeps a second process out; Windows and some network disks have no such locks.
 
 Paper:    none: a file of ours.
 Differs:  the program of Wang et al. keeps what it kept only; here one can see what was dropped.
@@ -13,8 +14,10 @@ Differs:  the program of Wang et al. keeps what it kept only; here one can see w
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -92,6 +95,46 @@ def read_run(path: Path, facts: dict[str, Any] | None) -> tuple[list[Answer], in
         if other:
             raise ValueError(f"{path} is of a run with other {other[0]}: choose another folder")
     return answers, len(data) - len(torn)
+
+
+@contextlib.contextmanager
+def open_run(path: Path, facts: dict[str, Any]) -> Iterator[tuple[IO[bytes], list[Answer]]]:
+    """Begin a run or go on with one: its file at the end of its whole lines, and its answers.
+
+    Args:
+        path: of the file; made with its folder if missing.
+        facts: the first line, which must say the same if it is there.
+
+    Raises:
+        ValueError: see `read_run`; nothing has been written.
+        OSError: another process works in the file, or it cannot be used.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / FILE
+    >>> with open_run(path, {"seeds": 1}) as (file, answers):
+    ...     answers, file.tell(), path.stat().st_size
+    ([], 13, 13)
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
+        _lock(file, path)
+        answers, end = read_run(path, facts)
+        file.truncate(end)
+        file.seek(end)
+        if not end:
+            append_record(file, facts)
+        yield file, answers
+
+
+def _lock(file: IO[bytes], path: Path) -> None:
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OSError(f"another process works in this file: {path}") from None
+    except (ImportError, OSError):
+        return  # a system or a disk without locks
 
 
 def answer_record(answer: Answer) -> dict[str, Any]:

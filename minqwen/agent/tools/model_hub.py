@@ -6,10 +6,8 @@ as functions. Here the hub is any Python function with annotations, which may we
     def summarize(text: str, words: int = 50) -> str:           local_tool(summarize)
         "Make a text short."
 
-becomes a tool `summarize`, described by the first paragraph of its docstring, with the schema
-
-    {"type": "object", "required": ["text"], "additionalProperties": false, "properties":
-        {"text": {"type": "string"}, "words": {"type": "integer", "default": 50}}}
+becomes a tool `summarize`, described by the first paragraph of its docstring, with a schema of its
+arguments (function_schema.py).
 
 The prompt gets a few candidates only, as the report's benchmark does. `tool_list` chooses by the
 words that a query shares with name, title and description of a tool. A word that many tools have
@@ -32,15 +30,14 @@ from __future__ import annotations
 import inspect
 import json
 import re
-import types
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from ..tool import Observation, Tool
+from .function_schema import as_asked, schema_of, signature_of
 
 MOST_CANDIDATES = 5  # of the report's benchmark
-KINDS = {str: "string", int: "integer", float: "number", bool: "boolean"}
 WORD = re.compile("[\u3400-\u4dbf\u4e00-\u9fff]|[^\\W_\u3400-\u4dbf\u4e00-\u9fff]+")
 COMMON_WORDS = (
     "a about all an and any are as at be by can could do does for from give how i if in into is it "
@@ -69,7 +66,7 @@ def local_tool(
         parameters: JSON Schema; None makes it of the annotations, see `schema_of`.
 
     Raises:
-        TypeError: of `schema_of`.
+        TypeError: of `schema_of`; or the function is async, and would have to be awaited.
         ValueError: there is no description.
 
     >>> def add(a: int, b: int = 1) -> int:
@@ -84,10 +81,12 @@ def local_tool(
         description = " ".join((inspect.getdoc(function) or "").split("\n\n")[0].split())
     if not description:
         raise ValueError(f"{name} needs a description or a docstring: the model chooses by it")
+    if inspect.iscoroutinefunction(function):
+        raise TypeError(f"{name} is async; wrap it in a def that runs it, as asyncio.run does")
     schema = schema_of(function) if parameters is None else parameters
 
     def call(**arguments: Any) -> str | Observation:
-        result = function(**{key: _as_asked(schema, key, arguments[key]) for key in arguments})
+        result = function(**as_asked(schema, arguments))
         if isinstance(result, str | Observation):
             return result
         try:
@@ -96,58 +95,10 @@ def local_tool(
             kind = type(result).__name__
             raise TypeError(f"the result of {name} is a {kind}, which is not JSON") from None
 
-    call.__signature__ = _signature(function)  # type: ignore[attr-defined]
+    call.__signature__ = signature_of(function)  # type: ignore[attr-defined]
     spelled = name.replace("_", " ")
     title = spelled[:1].upper() + spelled[1:] if title is None else title
     return Tool(name, title, description, schema, call)
-
-
-def schema_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """Make a JSON Schema of the annotations of a function.
-
-    Args:
-        function: each argument is annotated with str, int, float, bool, list, list[X],
-            dict[str, X], Literal, Any or a choice X | Y | None of them. Annotated[X, "text"]
-            describes it.
-
-    Returns:
-        The schema of an object; arguments without a default are required.
-
-    Raises:
-        TypeError: an annotation is missing or another one, or the function takes *args, **kwargs
-            or an argument by position only.
-
-    >>> def wait(days: int, until: str | None = None) -> None: ...
-    >>> schema_of(wait)["properties"]["until"]
-    {'anyOf': [{'type': 'string'}, {'type': 'null'}], 'default': None}
-    """
-    called = function if inspect.isroutine(function) else type(function).__call__
-    try:
-        hints = get_type_hints(called, include_extras=True)
-    except NameError as error:
-        raise TypeError(f"an annotation of {function!r} cannot be read: {error}") from None
-    properties: dict[str, Any] = {}
-    required: list[str] = []
-    for key, parameter in _signature(function).parameters.items():
-        place = f"{key} of {getattr(function, '__name__', 'the function')}"
-        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            raise TypeError(f"{place} cannot be given by keyword; pass parameters=")
-        if key not in hints:
-            raise TypeError(f"{place} has no annotation; add one, or pass parameters=")
-        properties[key] = _schema(hints[key], place)
-        if parameter.default is parameter.empty:
-            required.append(key)
-        else:
-            try:
-                properties[key]["default"] = json.loads(json.dumps(parameter.default))
-            except (TypeError, ValueError):
-                raise TypeError(f"the default of {place} is not JSON; pass parameters=") from None
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": required,
-        "additionalProperties": False,
-    }
 
 
 def tool_list(
@@ -186,45 +137,8 @@ def _words(text: str) -> set[str]:
     return set(WORD.findall(text.casefold())) - COMMON
 
 
-def _signature(function: Callable[..., Any]) -> inspect.Signature:
-    try:
-        return inspect.signature(function)
-    except (ValueError, TypeError):
-        raise TypeError(f"{function!r} does not tell what it takes; wrap it in a def") from None
-
-
-def _schema(annotation: Any, place: str) -> dict[str, Any]:
-    origin, parts = get_origin(annotation), get_args(annotation)
-    if annotation is Any:
-        return {}
-    if annotation in KINDS:
-        return {"type": KINDS[annotation]}
-    if annotation is type(None):
-        return {"type": "null"}
-    if origin is Annotated:
-        text = next((part for part in parts[1:] if isinstance(part, str)), None)
-        return _schema(parts[0], place) | ({} if text is None else {"description": text})
-    if origin is Literal:
-        return {"enum": list(parts)}
-    if origin in (Union, types.UnionType):
-        return {"anyOf": [_schema(part, place) for part in parts]}
-    if annotation is list or origin is list:
-        return {"type": "array"} | ({"items": _schema(parts[0], place)} if parts else {})
-    if annotation is dict or (origin is dict and parts[0] is str):
-        values = {"additionalProperties": _schema(parts[1], place)} if parts else {}
-        return {"type": "object"} | values
-    raise TypeError(f"{place} has the annotation {annotation!r}, which is not JSON; see schema_of")
-
-
 def _plain(value: Any) -> Any:
     """Return lists and numbers for an array, of any array module."""
     if not hasattr(value, "tolist"):
         raise TypeError(f"{type(value).__name__} is not JSON")
     return value.tolist()
-
-
-def _as_asked(schema: Mapping[str, Any], key: str, value: Any) -> Any:
-    """Make 3.0 the integer 3 where an integer is wanted: to JSON Schema it is one."""
-    wanted = schema.get("properties", {}).get(key)
-    whole = isinstance(wanted, dict) and wanted.get("type") == "integer"
-    return int(value) if whole and isinstance(value, float) else value

@@ -6,14 +6,13 @@ Paper:    Qwen Technical Report, 2.1 Data: exact-match and fuzzy deduplication.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...backend import Array
-from .dedup_groups import block_offsets
+from .dedup_groups import block_offsets, block_places, lines_of_parts
 from .dedup_sketch import DedupSettings, settings_of
 from .document_files import Document
 from .file_run import BLOCK, Job, begin, finish, finished, load_plan
@@ -89,6 +88,7 @@ def write_deduplicated(job: Job) -> str:
         parts=plan.blocks[job.block],
         form=settings_of(plan).form,
         verdict=verdict,
+        known=lines_of_parts(work, job.block, len(plan.blocks[job.block])),
     )
     return str(once(work / "written" / f"{job.block:06d}", write))
 
@@ -97,14 +97,8 @@ def place_of(work: Path, document: int) -> tuple[str, int | None]:
     """Return file and line of a document, by its number over all blocks; line None: all of it."""
     offsets = block_offsets(work)
     block = int(np.searchsorted(offsets, document, "right")) - 1
-    part, line = _places(work, block)[:, document - offsets[block]].tolist()
+    part, line = block_places(work, block)[:, document - offsets[block]].tolist()
     return load_plan(work).blocks[block][part].file.name, line or None
-
-
-@lru_cache(maxsize=64)
-def _places(work: Path, block: int) -> Array:
-    places: Array = np.load(work / "sketch" / f"{block:06d}" / "places.npy")
-    return places
 
 
 def describe_clusters(work: Path, clusters: Clusters) -> dict[str, Any]:

@@ -11,6 +11,7 @@ Paper:    Qwen Technical Report, 2.1 Data: exact-match and fuzzy deduplication.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +25,8 @@ from .document_files import read_documents
 from .file_run import Job, load_plan
 from .postings import groups_in
 from .workers import once
+
+SHINGLES = 2**21  # in memory at a time, on each side of pairs; or those of one document
 
 
 class RangeJob(NamedTuple):
@@ -71,41 +74,88 @@ def _gather(folder: Path, job: Job) -> None:
     work = Path(job.work)
     plan, offsets = load_plan(work), block_offsets(work)
     settings = settings_of(plan)
-    wanted = np.load(work / "shared.npy", mmap_mode="r")[offsets[job.block] :]
+    parts = plan.blocks[job.block]
+    wanted = np.load(work / "shared.npy", mmap_mode="r")
+    wanted = wanted[offsets[job.block] : offsets[job.block + 1]]
+    asked = lines_of_parts(work, job.block, len(parts), wanted)
+    others = lines_of_parts(work, job.block, len(parts), ~wanted)
     folder.mkdir()
-    starts, rows = [0], list[int]()
-    row = 0
+    starts = [0]
     with (folder / "shingles.bin").open("wb") as stream:
-        for part in plan.blocks[job.block]:
-            for document in read_documents(part, settings.form):
-                if document.problem:
-                    continue
-                if wanted[row]:
+        for part, lines, known in zip(parts, asked, others, strict=True):
+            for document in read_documents(part, settings.form, known) if lines else ():
+                if document.line in lines:
                     found = shingles(document.text, settings.ngram_size)
                     stream.write(found.tobytes())
                     starts.append(starts[-1] + len(found))
-                    rows.append(row)
-                row += 1
-    np.save(folder / "rows.npy", np.array(rows, np.int64))
+    np.save(folder / "rows.npy", np.flatnonzero(wanted))
     np.save(folder / "starts.npy", np.array(starts, np.int64))
 
 
 def compare_pairs(job: PairsJob) -> Array:
     """Return the true Jaccard similarity of each pair of documents, (m,) float64."""
-    work = Path(job.work)
-    return np.array(
-        [jaccard(gathered(work, one), gathered(work, other)) for one, other in job.pairs.tolist()]
-    )
+    work, found = Path(job.work), np.empty(len(job.pairs))
+    sizes = gathered_sizes(work, job.pairs.ravel()).reshape(-1, 2).sum(axis=1)
+    part = np.cumsum(sizes) // SHINGLES
+    for number in np.unique(part):
+        here = part == number
+        documents, i = np.unique(job.pairs[here], return_inverse=True)
+        sets = gathered(work, documents)
+        found[here] = [jaccard(sets[one], sets[other]) for one, other in i.reshape(-1, 2).tolist()]
+    return found
 
 
-def gathered(work: Path, document: int) -> Array:
-    """Return the shingles of a document, by its number over all blocks."""
+def gathered(work: Path, documents: Array) -> list[Array]:
+    """Return the shingles of documents, by their numbers over all blocks, (m,) int64."""
+    sets = [np.empty(0, np.uint64)] * len(documents)
+    for block, which, starts, ends in _where_gathered(work, documents):
+        with (_shingles_path(work, block) / "shingles.bin").open("rb") as stream:
+            for i, start, end in zip(which.tolist(), starts.tolist(), ends.tolist(), strict=True):
+                stream.seek(8 * start)
+                sets[i] = np.frombuffer(stream.read(8 * (end - start)), np.uint64)
+    return sets
+
+
+def gathered_sizes(work: Path, documents: Array) -> Array:
+    """Return how many shingles these documents have, (m,) int64."""
+    sizes = np.zeros(len(documents), np.int64)
+    for _, which, starts, ends in _where_gathered(work, documents):
+        sizes[which] = ends - starts
+    return sizes
+
+
+def _where_gathered(work: Path, documents: Array) -> Iterator[tuple[int, Array, Array, Array]]:
+    """Yield each block, which of the documents it has, and where their shingles begin and end."""
     offsets = block_offsets(work)
-    block = int(np.searchsorted(offsets, document, "right")) - 1
-    rows, starts = _block_shingles(work, block)
-    i = int(np.searchsorted(rows, document - offsets[block]))
-    path, count = _shingles_path(work, block) / "shingles.bin", int(starts[i + 1] - starts[i])
-    return np.fromfile(path, np.uint64, count, offset=8 * int(starts[i]))
+    blocks = np.searchsorted(offsets, documents, "right") - 1
+    for block in np.unique(blocks).tolist():
+        which = np.flatnonzero(blocks == block)
+        rows, starts = _block_shingles(work, block)
+        i = np.searchsorted(rows, documents[which] - offsets[block])
+        yield block, which, starts[i], starts[i + 1]
+
+
+@lru_cache(maxsize=64)
+def block_places(work: Path, block: int) -> Array:
+    """Return for each document of a block its part and its line: (2, n) int64."""
+    places: Array = np.load(work / "sketch" / f"{block:06d}" / "places.npy")
+    return places
+
+
+def lines_of_parts(
+    work: Path, block: int, parts: int, wanted: Array | slice = slice(None)
+) -> list[frozenset[int]]:
+    """Return for each part of a block the lines of its documents, or of the wanted ones.
+
+    Args:
+        work: with the places of documents.
+        block: its number.
+        parts: how many it has.
+        wanted: (n,) bool, which of its documents.
+    """
+    part, line = block_places(work, block)[:, wanted]
+    ends = np.searchsorted(part, np.arange(1, parts))
+    return [frozenset(lines.tolist()) for lines in np.split(line, ends)]
 
 
 def _shingles_path(work: Path, block: int) -> Path:

@@ -104,6 +104,7 @@ def _write(folder: Path, parts: list[Part], settings: DedupSettings) -> None:
     write_postings(folder / "exact.npy", _words(exact), documents)
     if settings.near:
         flat = np.concatenate(keys).ravel()
+        keys.clear()  # half of the memory
         write_postings(folder / "same.npy", _words(same), documents)
         write_postings(folder / "bands.npy", flat[None], np.repeat(documents, settings.bands))
 

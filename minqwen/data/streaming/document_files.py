@@ -20,7 +20,7 @@ from __future__ import annotations
 import gzip
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import IO, Any, NamedTuple
 
 from ..jsonl import parse_json
@@ -43,8 +43,16 @@ class Document(NamedTuple):
     problem: str  # empty where there is none
 
 
-def read_documents(part: Part, form: Form) -> Iterator[Document]:
+def read_documents(
+    part: Part, form: Form, known: Container[int] = frozenset()
+) -> Iterator[Document]:
     """Yield the documents of a part, and the problems where there are none.
+
+    Args:
+        part: of a file.
+        form: of the documents.
+        known: lines that were found to be documents before and whose text is not wanted again: it
+            is left empty, for to parse and check it takes longer than to read it.
 
     Raises:
         OSError: the file cannot be read.
@@ -61,6 +69,9 @@ def read_documents(part: Part, form: Form) -> Iterator[Document]:
                 if not whole:
                     problem = f"longer than {form.most} bytes, left in the input"
                     yield Document(file.name, line, b"", "", problem)
+                elif line in known:
+                    raw = raw.decode("utf-8", "replace").encode() if form.replace else raw
+                    yield Document(file.name, line, raw, "", "")
                 elif not lines or raw.strip():
                     yield _document(file.name, line, raw, form)
                 line += lines

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -141,17 +141,31 @@ def _require_same(out: Path, before: dict[str, Any], now: dict[str, Any]) -> Non
     for name in ("kind", "version"):
         if before.get(name) != now[name]:
             raise ValueError(f"{out} is of {before.get(name)!r}, not {now[name]!r}: another --out")
-    for name, value in now["settings"].items():
-        if before["settings"].get(name) != value:
-            raise ValueError(
-                f"the pass in {out} has {name} = {before['settings'].get(name)!r}, not {value!r}: "
-                "use the same value, or another --out"
-            )
+    old, new = (dict(_flat(facts["settings"])) for facts in (before, now))
+    for name in dict.fromkeys([*new, *old]):
+        if old.get(name) == new.get(name):
+            continue
+        if name.startswith("files."):
+            path = name.removeprefix("files.")
+            raise ValueError(f"{path} is another than in the pass in {out}: another --out")
+        raise ValueError(
+            f"the pass in {out} has {name} = {old.get(name)!r}, not {new.get(name)!r}: "
+            "use the same value, or another --out"
+        )
     changed = _first_difference(before["files"], now["files"])
     if changed:
         raise ValueError(f"{changed} was changed since the pass in {out} began: another --out")
     if before["files"] != now["files"]:
         raise ValueError(f"the pass in {out} has the files in another order: another --out")
+
+
+def _flat(settings: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the settings, those of dictionaries one by one, to tell the one that differs."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{above}{name}.")
+        else:
+            yield above + name, value
 
 
 def _first_difference(before: Iterable[list[Any]], now: Iterable[list[Any]]) -> str:

@@ -77,6 +77,8 @@ def find_files(paths: Sequence[Path], but: Path) -> list[InputFile]:
             name = file.relative_to(root).as_posix() if path.is_dir() else file.name
             if not file.is_file():
                 raise ValueError(f"{file} is no regular file, which can be read several times")
+            if name in found and found[name].path == str(file):
+                raise ValueError(f"{file} is named twice")
             if name in found:
                 raise ValueError(f"{found[name].path} and {file} would both be written as {name}")
             facts = file.stat()

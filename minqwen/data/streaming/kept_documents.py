@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,7 +36,13 @@ class Counts(NamedTuple):
     why: dict[str, int]  # how often each reason
 
 
-def write_block(folder: Path, parts: Sequence[Part], form: Form, verdict: Verdict) -> None:
+def write_block(
+    folder: Path,
+    parts: Sequence[Part],
+    form: Form,
+    verdict: Verdict,
+    known: Sequence[Container[int]] = (),
+) -> None:
     """Write the segments of a block, its reports and its counts below a folder.
 
     Args:
@@ -44,6 +50,8 @@ def write_block(folder: Path, parts: Sequence[Part], form: Form, verdict: Verdic
         parts: of the block.
         form: of the documents.
         verdict: its reasons stand under "why": a text, or several in a list.
+        known: for each part the lines that are documents and whose text verdict does not ask for;
+            empty: none.
     """
     folder.mkdir()
     count: Counter[str] = Counter()
@@ -61,8 +69,9 @@ def write_block(folder: Path, parts: Sequence[Part], form: Form, verdict: Verdic
             reports[name].write(json.dumps(place | facts, ensure_ascii=False) + "\n")
 
         for number, part in enumerate(parts):
+            lines = known[number] if known else ()
             with Segments(folder, number, zipped(part.file.name)) as segments:
-                for document in read_documents(part, form):
+                for document in read_documents(part, form, lines):
                     if document.problem:
                         count["aside"] += 1
                         report("aside", document, {"problem": document.problem})

@@ -27,10 +27,13 @@ def write_postings(path: Path, keys: Array, documents: Array) -> None:
     Args:
         path: ends in .npy.
         keys: (w, m) uint64, a key is w words.
-        documents: (m,) whose key it is, numbered in their block.
+        documents: (m,) whose key it is, numbered in their block, ascending.
     """
-    table = np.concatenate([keys, documents[None].astype(np.uint64)])
-    np.save(path, table[:, np.lexsort(table[::-1])])
+    order = np.lexsort(keys[::-1])  # which keeps the documents of a key in their order
+    table = np.empty((len(keys) + 1, len(order)), np.uint64)
+    for row, values in zip(table, [*keys, documents], strict=True):
+        row[:] = values[order]
+    np.save(path, table)
 
 
 def ranges(postings: int, at_once: int) -> list[tuple[int, int]]:
@@ -74,7 +77,7 @@ def groups_in(paths: Sequence[Path], offsets: Sequence[int], bounds: tuple[int, 
     table = np.concatenate(
         [part for part in parts if len(part) == rows and part.size] or parts[:1], 1
     )
-    table = table[:, np.lexsort(table[::-1])]
+    table = table[:, np.lexsort(table[-2::-1])]  # in each block, and from block to block, ascending
     new = np.ones(table.shape[1], bool)  # the first of its group
     new[1:] = (table[:-1, 1:] != table[:-1, :-1]).any(axis=0)
     twice = np.zeros(len(new), bool)  # one document may have a key in two of its bands

@@ -10,10 +10,8 @@
 The result is that of exact_dedup and then fuzzy_dedup on all documents in memory, document for
 document. Pairs are compared in two rounds, so that a thousand documents made from one template are
 not half a million pairs: first all with the first of their group, then only those in groups that
-still hold several clusters. Clusters are what verified pairs join, so the order does not matter.
-
-Memory: one document and one range of keys at a time in a worker; where the clusters are joined,
-about 50 bytes for each document and 16 for each candidate pair.
+still hold several clusters; of large ones many pairs at once, see dedup_tiles.py. Clusters are what
+verified pairs join, so the order does not matter.
 
 Paper:    Qwen Technical Report, 2.1 Data: exact-match and fuzzy deduplication, of all data.
 Differs:  the report gives neither sizes nor thresholds, see fuzzy_dedup.py.
@@ -37,6 +35,7 @@ from .dedup_groups import (
     group_range,
 )
 from .dedup_sketch import DedupSettings, settings_of, sketch_block
+from .dedup_tiles import Side, compare_tile, tile_jobs
 from .file_run import Job, Plan
 from .postings import ranges
 from .workers import Watch, Workers, save_whole
@@ -44,6 +43,8 @@ from .workers import Watch, Workers, save_whole
 AT_ONCE = 2**22  # postings of a range, 16 to 24 bytes each, several times while they are sorted
 TASK = 256  # pairs of a job
 ROUND = 64 * TASK  # pairs looked up in the clusters together; the same for any number of workers
+
+LARGE = 32  # documents of a group; above, its pairs are compared by tiles
 
 
 class Clusters(NamedTuple):
@@ -133,7 +134,38 @@ def _join_pairs(
                     for one, other in found[alike].tolist():
                         join(parent, one, other)
                     unlike = np.union1d(unlike, found[~alike] @ [n, 1])
+            if pairs_of is _with_all:
+                compared += _join_large(work, settings, groups, parent, workers)
     return compared
+
+
+def _join_large(
+    work: Path, settings: DedupSettings, groups: Array, parent: Array, workers: Workers
+) -> int:
+    """Join what is alike in large groups, one group after the other; changes parent."""
+    compared = 0
+    large = _of_several_clusters(groups, parent) & (np.bincount(groups[0])[groups[0]] > LARGE)
+    for group in np.unique(groups[0, large]):
+        documents = groups[1, slice(*np.searchsorted(groups[0], [group, group + 1]))]
+        side = Side(documents, _roots(parent, documents))
+        jobs = tile_jobs(work, side, settings.threshold)
+        for pairs in workers.map(compare_tile, jobs):
+            for one, other in pairs.tolist():
+                join(parent, one, other)
+        sizes = np.unique(side.clusters, return_counts=True)[1]
+        compared += (len(documents) ** 2 - int(sizes @ sizes)) // 2
+    return compared
+
+
+def _of_several_clusters(groups: Array, parent: Array) -> Array:
+    """Say for each row of groups, (m,) bool, whether its group holds several clusters."""
+    first = np.unique(groups[0], return_index=True)[1]
+    if not len(first):
+        return np.zeros(0, bool)
+    cluster = _roots(parent, groups[1])
+    several = np.minimum.reduceat(cluster, first) < np.maximum.reduceat(cluster, first)
+    found: Array = several[np.searchsorted(groups[0, first], groups[0])]
+    return found
 
 
 def _with_the_first(groups: Array, parent: Array) -> Iterator[Array]:
@@ -142,14 +174,10 @@ def _with_the_first(groups: Array, parent: Array) -> Iterator[Array]:
 
 
 def _with_all(groups: Array, parent: Array) -> Iterator[Array]:
-    """Yield (2, m) pairs in the same group, but not in the same cluster."""
-    cluster = _roots(parent, groups[1])
-    first = np.unique(groups[0], return_index=True)[1]
-    if not len(first):
-        return
-    several = np.minimum.reduceat(cluster, first) < np.maximum.reduceat(cluster, first)
-    left = several[np.searchsorted(groups[0, first], groups[0])]
-    (group, document), cluster = groups[:, left], cluster[left]
+    """Yield (2, m) pairs in the same group, if it is not large, but not in the same cluster."""
+    groups = groups[:, _of_several_clusters(groups, parent)]
+    groups = groups[:, np.bincount(groups[0], minlength=1)[groups[0]] <= LARGE]
+    (group, document), cluster = groups, _roots(parent, groups[1])
     starts = np.arange(len(group))
     for distance in range(1, len(group)):
         starts = starts[starts < len(group) - distance]

@@ -19,7 +19,7 @@ import pytest
 from minqwen.agent.code_interpreter import CodeInterpreter
 from minqwen.agent.kernel.kernel_limits import OWN_THREADS, Limits
 from minqwen.agent.kernel.kernel_process import PYTHON, SYSTEM
-from minqwen.agent.kernel.kernel_watcher import descendants
+from minqwen.agent.kernel.process_table import descendants
 
 pytest.importorskip("ipykernel")
 pytest.importorskip("jupyter_client")
@@ -45,7 +45,7 @@ class Box:
     def __init__(self, folder, without):
         self.outside = folder
         self.secret = folder / "secret.txt"
-        self.secret.write_text(SECRET)
+        self.secret.write_text(SECRET, encoding="utf-8")
         self.work = folder / "work"
         self.interpreter = CodeInterpreter(self.work, limits=LIMITS, without=without)
         self.protection = self.interpreter.protection()
@@ -88,7 +88,9 @@ def readable(path):
 
 def test_the_report_is_true(box, request):
     protection = box.protection
-    assert protection.network == protection.other_processes == SYSTEM
+    assert protection.network == SYSTEM
+    isolated = "namespaces" in protection.guards  # else their memory is a file, /proc/N/mem
+    assert (protection.other_processes == SYSTEM) == (isolated or protection.files == SYSTEM)
     assert protection.memory_and_time == SYSTEM
     assert ("audit hook" in protection.guards) == (protection.files == PYTHON)
     level = request.node.callspec.params["box"]
@@ -133,7 +135,7 @@ def ask(box, code, path):
 
 @pytest.mark.parametrize("way", READ)
 def test_files_outside_are_not_read(box, way):
-    (box.outside / "secret_module.py").write_text(f"print({SECRET!r})")
+    (box.outside / "secret_module.py").write_text(f"print({SECRET!r})", encoding="utf-8")
     out = way == "ctypes" and not box.strong_files  # a hook inside Python does not see C
     seen = ask(box, READ[way], box.secret)
     assert (SECRET in seen.text) == out, seen.text
@@ -141,7 +143,7 @@ def test_files_outside_are_not_read(box, way):
 
 @pytest.mark.parametrize("way", ["open", "os.open", "numpy", "mmap", "ctypes"])
 def test_the_same_ways_read_files_inside(box, way):
-    (box.work / "own.txt").write_text(SECRET)
+    (box.work / "own.txt").write_text(SECRET, encoding="utf-8")
     assert SECRET in ask(box, READ[way], box.work / "own.txt").text
 
 
@@ -181,7 +183,7 @@ def test_nothing_outside_is_changed(box, way):
     def state():
         about = box.secret.stat()
         names = sorted(os.listdir(box.outside))
-        return names, about.st_mode, about.st_mtime, box.secret.read_text()
+        return names, about.st_mode, about.st_mtime, box.secret.read_text(encoding="utf-8")
 
     before = state()
     ask(box, WRITE[way], box.secret)
@@ -191,14 +193,14 @@ def test_nothing_outside_is_changed(box, way):
 def test_the_same_ways_change_what_is_inside(box):
     for way in ("new", "over", "append", "rename", "folder"):
         own = box.work / "own.txt"
-        own.write_text("own")
+        own.write_text("own", encoding="utf-8")
         new = box.work / "new"
         if new.is_dir():
             new.rmdir()
         new.unlink(missing_ok=True)
         seen = ask(box, WRITE[way], own)
         assert not seen.error, seen.text
-        assert new.exists() or own.read_text() != "own"
+        assert new.exists() or own.read_text(encoding="utf-8") != "own"
 
 
 def test_its_own_folder_may_be_emptied_but_stays(box):
@@ -221,7 +223,7 @@ def test_our_environment_is_not_theirs(box):
 def test_our_package_gives_no_way_out(box):
     seen = box.run(
         "import minqwen.agent.kernel.kernel_process as k\n"
-        "from minqwen.agent.kernel.kernel_watcher import descendants, _say\n"
+        "from minqwen.agent.kernel.kernel_watcher import _say\n"
         "_say(ended='forged')\n"
         f"print(open({str(box.secret)!r}).read())"
     )
@@ -294,6 +296,27 @@ def test_there_is_no_network(box, server, way):
     assert box.works()
 
 
+def test_no_datagram_reaches_a_socket_with_a_name(box, tmp_path):
+    """A pair of sockets needs no call of `socket`, and its halves could write elsewhere."""
+    path = str(tmp_path / "log")
+    make = "import ctypes, os\nl = ctypes.CDLL(None)\npair = (ctypes.c_int * 2)()\n"
+    send = (
+        "a = l.socketpair(1, 2, 0, pair)\n"
+        f"name = b'\\1\\0' + {path!r}.encode() + b'\\0'\n"
+        "b = l.sendto(pair[0], b'x', 1, 0, name, len(name))\nprint(a, b)"
+    )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+        heard.bind(path)
+        heard.setblocking(False)
+        exec(make + send.replace("print(a, b)", "assert (a, b) == (0, 1)"), {})
+        assert heard.recv(9) == b"x"  # here nothing is in its way
+        assert box.run(make + send).text == "-1 -1"
+        with pytest.raises(BlockingIOError):
+            heard.recv(9)
+    stream = "import socket\na, b = socket.socketpair()\na.send(b'hi')\nb.recv(9)"
+    assert box.run(stream).text == "b'hi'"
+
+
 # --- other processes ------------------------------------------------------------------------------
 
 
@@ -319,6 +342,33 @@ def test_it_may_not_look_into_others(box):
     lower = "import resource as r; r.prlimit({pid}, r.RLIMIT_NOFILE, (3, 3))"
     assert box.run(lower.format(pid=os.getpid())).error
     assert box.run(f"import os; os.setpriority(0, {os.getpid()}, 19)").error
+
+
+def test_a_pipe_sends_no_signal_to_others(box):
+    """The owner of a pipe gets a signal when something comes, and any process may be the owner."""
+    watcher = box.interpreter._kernel._process
+    box.run("kept = 5")
+    for pid in (watcher.pid, os.getpid()):
+        seen = box.run(
+            "import fcntl, os\nr, w = os.pipe()\n"
+            f"fcntl.fcntl(r, fcntl.F_SETOWN, {pid})\nfcntl.fcntl(r, 10, 10)\n"
+            "fcntl.fcntl(r, fcntl.F_SETFL, os.O_NONBLOCK | 0x2000)\nos.write(w, b'x')"
+        )
+        assert "PermissionError" in seen.text
+    assert watcher.poll() is None
+    assert box.run("kept").text == "5"
+
+
+def test_nobody_tells_what_happens_in_a_folder(box):
+    code = "import ctypes; l = ctypes.CDLL(None); print(l.inotify_init(), l.inotify_init1(0))"
+    assert box.run(code).text == "-1 -1"
+
+
+def test_it_cannot_hide_from_the_watcher(box):
+    seen = box.run(
+        "import ctypes\nl = ctypes.CDLL(None)\nl.prctl(4, 0, 0, 0, 0), l.prctl(3, 0, 0, 0, 0)"
+    )
+    assert seen.text == "(0, 1)"  # it says that it worked, and is as it was
 
 
 def test_no_rights_are_won(box):
@@ -389,15 +439,15 @@ def test_a_child_that_runs_away_stands_still_and_dies_with_us(box):
         assert not away.exists()
         return
     time.sleep(0.1)
-    first = away.read_text()
+    first = away.read_text(encoding="utf-8")
     time.sleep(0.2)
-    assert away.read_text() == first
+    assert away.read_text(encoding="utf-8") == first
     box.run("time.sleep(0.1)")
-    assert away.read_text() != first
+    assert away.read_text(encoding="utf-8") != first
     box.run("os.kill(os.getpid(), 9)")  # with the kernel it ends
-    last = away.read_text()
+    last = away.read_text(encoding="utf-8")
     box.run("import time; time.sleep(0.2)")
-    assert away.read_text() == last
+    assert away.read_text(encoding="utf-8") == last
 
 
 # --- too much -------------------------------------------------------------------------------------
@@ -439,6 +489,43 @@ def test_too_many_files(box):
         for file in box.work.glob("f*"):
             file.unlink()
         assert box.works()
+
+
+@pytest.mark.parametrize(
+    "keep",
+    ["kept.append(file)", "l.mmap(None, s(4096), 1, 1, file.fileno(), s(0)); file.close()"],
+    ids=["open", "mapped"],
+)
+def test_files_without_a_name_count(box, keep):
+    seen = box.run(
+        "import ctypes, os, time\nl, s, kept = ctypes.CDLL(None), ctypes.c_size_t, []\n"
+        "for n in range(100):\n"
+        "    file = open('gone', 'w+b', buffering=0)\n    os.unlink('gone')\n"
+        f"    file.write(bytes(2**21))\n    {keep}\n    time.sleep(0.01)"
+    )
+    assert "more than 16 MiB" in seen.text
+    assert box.works()
+
+
+def test_every_folder_that_it_can_write_counts(box):
+    seen = box.run(
+        "import os, time\nfor n in range(100):\n"
+        "    path = os.environ['XDG_CACHE_HOME'] + f'/{n}'\n"
+        "    open(path, 'wb').write(bytes(2**21))\n    time.sleep(0.01)"
+    )
+    assert "more than 16 MiB" in seen.text
+    assert box.works()
+
+
+def test_what_lies_deep_counts(box):
+    """Paths end at 4096 characters, folders do not."""
+    seen = box.run(
+        "import os, time\nfor n in range(30):\n    os.mkdir('n' * 200); os.chdir('n' * 200)\n"
+        "for n in range(100):\n    open(str(n), 'wb').write(bytes(2**21)); time.sleep(0.01)"
+    )
+    assert "more than 16 MiB" in seen.text
+    box.run("import shutil; shutil.rmtree('n' * 200)")
+    assert list(box.work.glob("n*")) == []
 
 
 def our_peak():
@@ -550,11 +637,11 @@ def test_what_it_leaves_behind_is_not_run_by_the_next_kernel(box):
     mine = f"open({str(box.outside / 'broken')!r}, 'w')\n"
     names = ("zmq", "ipykernel", "sitecustomize", "usercustomize", "json", "ctypes", "minqwen")
     for name in names:
-        (box.work / f"{name}.py").write_text(mine)
+        (box.work / f"{name}.py").write_text(mine, encoding="utf-8")
     start = box.work / ".ipython" / "profile_default" / "startup"
     start.mkdir(parents=True)
-    (start / "a.py").write_text(mine)
-    (box.work / "ipython_config.py").write_text(mine)
+    (start / "a.py").write_text(mine, encoding="utf-8")
+    (box.work / "ipython_config.py").write_text(mine, encoding="utf-8")
     try:
         assert box.run("import os; os._exit(0)").error
         assert box.works()

@@ -1,6 +1,7 @@
 """Messages of a kernel become text and files, also when they are forged."""
 
 import base64
+import os
 
 import pytest
 
@@ -49,6 +50,17 @@ def test_a_folder_that_became_a_link_is_not_entered(tmp_path):
         write_new_file(str(tmp_path / "link"), "plot", "png", b"")
 
 
+def test_half_a_picture_is_no_file(tmp_path, monkeypatch):
+    def full(handle, mode):
+        os.close(handle)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fdopen", full)
+    with pytest.raises(OSError, match="No space"):
+        write_new_file(str(tmp_path), "plot", "png", b"png")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_pictures_have_a_limit(tmp_path):
     answer = Answer(str(tmp_path), Limits(folder_mib=1))
     picture = base64.b64encode(bytes(700_000)).decode()
@@ -78,6 +90,11 @@ def test_forged_messages_do_no_harm(answer, kind, content):
     show(answer, kind, **content).encode("utf-8")
     answer.error.encode("utf-8")
     assert not answer.idle
+
+
+def test_nothing_is_an_order_to_a_terminal(answer):
+    told = plain_text("a\x1b]52;c;aGk=\x07b\x9b2Jc\x00\x7fd\r\ne\rf\tg\n图\u00a0")
+    assert told == "a]52;c;aGk=b2Jcd\ne\nf\tg\n图\u00a0"
 
 
 def test_output_is_cut_in_the_middle(answer):

@@ -33,6 +33,19 @@ def test_every_limit_is_checked(name):
             check_limits(Limits(**{name: 0}))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_a_limit_without_end_is_none(value):
+    with pytest.raises(ValueError, match="seconds"):
+        check_limits(Limits(seconds=value))
+
+
+def test_what_is_counted_is_whole():
+    with pytest.raises(TypeError, match=r"memory_mib must be an int, got 0\.5"):
+        check_limits(Limits(memory_mib=0.5))
+    with pytest.raises(ValueError, match="cpu_seconds must be 1 or more"):
+        check_limits(Limits(cpu_seconds=0.5))
+
+
 def test_every_limit_exists_on_linux_only():
     assert missing_limits("linux") == ()
     assert "memory" in missing_limits("darwin")
@@ -97,12 +110,12 @@ print(*map(fails, [
 def test_landlock_keeps_a_process_in_its_folder(tmp_path):
     (tmp_path / "work").mkdir()
     (tmp_path / "secret").mkdir()
-    (tmp_path / "secret" / "file").write_text("secret")
+    (tmp_path / "secret" / "file").write_text("secret", encoding="utf-8")
     told = python(LOCK, tmp_path / "work", tmp_path / "secret").split()
     assert told[:3] == ["done"] * 3
     assert len(told) == 13
     assert all(word in ("PermissionError", "OSError") for word in told[3:])
-    assert (tmp_path / "secret" / "file").read_text() == "secret"
+    assert (tmp_path / "secret" / "file").read_text(encoding="utf-8") == "secret"
 
 
 @linux

@@ -10,13 +10,14 @@ ALLOWED = "allowed"
 EVERYTHING = [(name, visible) for name in sf.ARCHITECTURES for visible in (True, False)]
 
 
-def run(program, machine, number, first_argument=0, architecture=None):
+def run(program, machine, number, arguments=(), architecture=None):
     """The register machine of the system, as far as the filter uses it."""
     memory = {
         sf.NUMBER: number,
         sf.ARCHITECTURE: machine.architecture if architecture is None else architecture,
-        sf.ARGUMENT_0: first_argument & 0xFFFFFFFF,
     }
+    for place, argument in zip(sf.ARGUMENTS, (*arguments, 0, 0, 0), strict=False):
+        memory[place] = argument & 0xFFFFFFFF
     register, place = 0, 0
     while True:
         code, yes, no, value = program[place]
@@ -36,13 +37,13 @@ def run(program, machine, number, first_argument=0, architecture=None):
             place += yes if true else no
 
 
-def asked(name, call, argument=0, *, processes=True, visible=False, own_pid=77):
+def asked(name, call, *arguments, processes=True, visible=False, own_pid=77):
     machine = sf.this_machine(name)
     program = sf.filter_program(
         machine, own_pid=own_pid, processes=processes, everything_visible=visible
     )
     number = sf.CALLS[call][machine.column]
-    return None if number is None else run(program, machine, number, argument)
+    return None if number is None else run(program, machine, number, arguments)
 
 
 @pytest.mark.parametrize(("name", "visible"), EVERYTHING)
@@ -97,6 +98,33 @@ def test_signals_reach_only_the_process_itself_where_others_are_visible(name):
     assert asked(name, "prlimit64", 0, visible=True) == ALLOWED
     assert asked(name, "prlimit64", 77, visible=True) == ALLOWED
     assert asked(name, "prlimit64", 5, visible=True) == "EPERM"
+
+
+@pytest.mark.parametrize("name", sf.ARCHITECTURES)
+def test_what_leads_out_by_its_arguments(name):
+    """The call, arguments that lead out, and arguments that honest code has."""
+    stream, datagram, packets, close_on_exec = 1, 2, 5, 0o2000000
+    for call, bad, good in (
+        ("socketpair", [(1, datagram), (1, packets), (1, 3 | close_on_exec)], [(1, stream)]),
+        ("socketpair", [(1, datagram | 0o4000)], [(1, stream | close_on_exec | 0o4000)]),
+        ("fcntl", [(5, 8, 1), (5, 10, 9), (5, 15, 1)], [(8, 2, 1), (10, 4, 8), (15, 1, 10)]),
+        ("ioctl", [(5, 0x8901), (5, 0x8902)], [(5, 0x5401), (0x8901, 0x5413)]),
+        ("open", [(0, 0o1000), (0, 0o1001000)], [(0, 0), (0, 0o1101), (0, 0o1002)]),
+        ("openat", [(0, 0, 0o1000)], [(0, 0, 0), (0, 0, 0o1101), (0, 0o1000, 0o2)]),
+        ("close_range", [(3, -1, 2), (3, -1, 6)], [(3, -1, 0), (3, -1, 4), (2, 2, 0)]),
+        ("clone", [(0x003D0F00 & ~0x400,)], [(0x003D0F00,)]),
+    ):
+        for processes in (True, False):
+            for arguments in bad:
+                said = asked(name, call, *arguments, processes=processes)
+                assert said in ("EPERM", None), (call, arguments)
+            for arguments in good:
+                said = asked(name, call, *arguments, processes=processes)
+                assert said in (ALLOWED, None), (call, arguments)
+    assert [asked(name, "prctl", option) for option in (1, 3, 4, 15)] == [
+        "ignored", ALLOWED, "ignored", ALLOWED,
+    ]  # fmt: skip
+    assert asked(name, "openat2") == "ENOSYS"
 
 
 def test_no_number_stands_twice():

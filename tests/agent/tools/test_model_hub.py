@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from minqwen.agent.tool import Observation, Tool, call_tool, make_tools
-from minqwen.agent.tools.model_hub import local_tool, schema_of, tool_list
+from minqwen.agent.tools.function_schema import as_asked, schema_of
+from minqwen.agent.tools.model_hub import local_tool, tool_list
 from minqwen.tokenizer.bpe import bpe_train
 
 
@@ -86,6 +87,33 @@ def unknown_name(x: "Nothing"): ...  # noqa: F821
 def test_what_has_no_schema_is_told(function, message):
     with pytest.raises(TypeError, match=message):
         schema_of(function)
+
+
+def test_a_whole_number_is_an_integer_wherever_one_is_wanted():
+    def function(
+        n: int, maybe: int | None, many: list[int], by: dict[str, int], x: float | int
+    ): ...
+
+    given = {"n": 3.0, "maybe": 4.0, "many": [5.0], "by": {"k": 6.0}, "x": 7.0}
+    asked = as_asked(schema_of(function), given)
+    assert repr(asked) == "{'n': 3, 'maybe': 4, 'many': [5], 'by': {'k': 6}, 'x': 7.0}"
+    assert as_asked(schema_of(function), given | {"maybe": None})["maybe"] is None
+    assert call(lambda n: list(range(n)), '{"n": 2.0}', parameters=HALF_OPEN).text == "[0, 1]"
+
+
+HALF_OPEN = {
+    "type": "object",
+    "properties": {"n": {"anyOf": [{"type": "null"}, {"type": "integer"}]}},
+    "required": ["n"],
+}
+
+
+def test_a_function_that_must_be_awaited_is_refused():
+    async def fetch(url: str) -> str:
+        return url
+
+    with pytest.raises(TypeError, match="fetch is async; wrap it"):
+        local_tool(fetch, description="Fetches.")
 
 
 def test_name_title_and_description_come_from_the_function():

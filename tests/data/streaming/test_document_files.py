@@ -7,6 +7,7 @@ import tracemalloc
 
 import pytest
 
+from minqwen.data.streaming import document_files
 from minqwen.data.streaming.document_files import BOM, Document, Form, read_documents
 from minqwen.data.streaming.input_files import cut_file, find_files
 
@@ -184,3 +185,27 @@ def test_a_file_that_was_changed_since_it_was_found_is_not_read(tmp_path):
     path.unlink()
     with pytest.raises(FileNotFoundError):
         list(read_documents(part, Form()))
+
+
+def test_known_lines_are_read_but_not_looked_into(tmp_path, monkeypatch):
+    """What is no document is told again; bytes and numbers of lines are the same."""
+    data = BOM + b'{"text":"1"}\n\n[2]\n{"text":"a\xff"}\r\n{"text":"5"}\n'
+    data += b'{"text":"%s"}' % (b"x" * 99)
+    for form in (Form(most=90), Form(replace=True, most=90)):
+        want = documents(tmp_path, "a.jsonl", data, form)
+        (found,) = find_files([tmp_path / "a.jsonl"], but=tmp_path / "out")
+        (part,) = cut_file(found, 2**40)
+        good = {d.line for d in want if not d.problem}
+        with monkeypatch.context() as patch:
+            parsed = []
+            patch.setattr(document_files, "parse_json", lambda raw, to=parsed: to.append(raw) or [])
+            again = list(read_documents(part, form, good))
+        assert parsed == [b"[2]"]
+        assert [d._replace(text="") for d in want] == again
+        assert list(read_documents(part, form, {1})) == [
+            d._replace(text="") if d.line == 1 else d for d in want
+        ]
+    whole = documents(tmp_path, "b.txt", BOM + "好".encode())
+    (found,) = find_files([tmp_path / "b.txt"], but=tmp_path / "out")
+    (part,) = cut_file(found, 2**40)
+    assert list(read_documents(part, PLAIN, {0})) == [whole[0]._replace(text="")]

@@ -144,7 +144,7 @@ def test_a_pass_that_is_done_gives_its_report_again(tmp_path, whole, monkeypatch
 
 
 def add(folder):
-    (folder / "in/new.txt").write_text("new")
+    (folder / "in/new.txt").write_text("new", encoding="utf-8")
 
 
 def touch(folder):
@@ -187,7 +187,7 @@ def test_other_input_or_settings_are_refused(tmp_path, monkeypatch, done, change
 def test_files_in_another_order_are_refused(tmp_path):
     """The first of copies stays, so the order is part of the question."""
     for name in "ab":
-        (tmp_path / name).write_text("same")
+        (tmp_path / name).write_text("same", encoding="utf-8")
     paths, out = [tmp_path / "a", tmp_path / "b"], tmp_path / "out"
     dedup_files(paths, out, SETTINGS, OneProcess(), all_of)
     with pytest.raises(ValueError, match="files in another order"):
@@ -219,7 +219,7 @@ def test_a_change_in_mid_run_is_noticed(tmp_path, monkeypatch):
 def test_folders_of_others_are_left_alone(tmp_path, name, text, error, message):
     write_files(tmp_path / "in", ["a"] * 12)
     (tmp_path / "out" / name).parent.mkdir(parents=True)
-    (tmp_path / "out" / name).write_text(text)
+    (tmp_path / "out" / name).write_text(text, encoding="utf-8")
     before = everything(tmp_path / "out")
     with pytest.raises(error, match=message):
         run(tmp_path)

@@ -106,7 +106,7 @@ def test_folders_are_gone_through_in_order_but_for_what_is_hidden_or_ours(tmp_pa
 def test_the_order_of_the_arguments_is_kept_and_paths_may_be_relative(tmp_path, monkeypatch):
     for name in ("b", "a", "f/x"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(name)
+        (tmp_path / name).write_text(name, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     paths = [file.Path(name) for name in ("b", "f", "a")]
     assert [f.name for f in find_files(paths, file.Path("out"))] == ["b", "f/x", "a"]
@@ -119,7 +119,7 @@ def test_mistakes_are_named(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     for folder in "ab":
-        (tmp_path / folder / "same.txt").write_text(folder)
+        (tmp_path / folder / "same.txt").write_text(folder, encoding="utf-8")
     out = tmp_path / "out"
     with pytest.raises(FileNotFoundError, match=r"no file or folder .*nowhere"):
         find_files([tmp_path / "nowhere"], out)
@@ -130,9 +130,9 @@ def test_mistakes_are_named(tmp_path):
         find_files([], out)
     with pytest.raises(ValueError, match=r"both be written as same.txt"):
         find_files([tmp_path / "a/same.txt", tmp_path / "b/same.txt"], out)
-    with pytest.raises(ValueError, match=r"both be written as a/same.txt"):
+    with pytest.raises(ValueError, match=r"a/same.txt is named twice"):
         find_files([tmp_path / "a", tmp_path / "a"], out)
-    (tmp_path / "b" / "a").write_text("a file of the name of a folder")
+    (tmp_path / "b" / "a").write_text("a file of the name of a folder", encoding="utf-8")
     for paths in (["a", "b/a"], ["b/a", "a"]):
         with pytest.raises(ValueError, match=r"b/a cannot be written beside .*same.txt"):
             find_files([tmp_path / path for path in paths], out)
@@ -143,7 +143,7 @@ def test_mistakes_are_named(tmp_path):
 
 def test_a_folder_that_cannot_be_read_is_an_error_and_not_left_out(tmp_path, monkeypatch):
     (tmp_path / "in" / "closed").mkdir(parents=True)
-    (tmp_path / "in" / "a.txt").write_text("a")
+    (tmp_path / "in" / "a.txt").write_text("a", encoding="utf-8")
     scandir = os.scandir
 
     def refuse(path):

@@ -22,13 +22,18 @@ def test_one_process_is_map():
 
 def test_once_writes_once_and_leaves_nothing_when_it_fails(tmp_path):
     path = tmp_path / "a" / "b.txt"
-    assert once(path, lambda aside: aside.write_text("1")) == path
-    assert once(path, lambda aside: aside.write_text("2")).read_text() == "1"
+    assert once(path, lambda aside: aside.write_text("1", encoding="utf-8")) == path
+    assert (
+        once(path, lambda aside: aside.write_text("2", encoding="utf-8")).read_text(
+            encoding="utf-8"
+        )
+        == "1"
+    )
     for name in ("file", "folder"):
         target = tmp_path / name
 
         def fail(aside, name=name):
-            aside.mkdir() if name == "folder" else aside.write_text("half")
+            aside.mkdir() if name == "folder" else aside.write_text("half", encoding="utf-8")
             raise OSError(28, "No space left on device")
 
         with pytest.raises(OSError, match="No space"):
@@ -44,7 +49,7 @@ def test_two_may_do_the_same_job_at_the_same_time(tmp_path, folder):
         if folder:
             aside.mkdir()
             aside = aside / "file"
-        aside.write_text(text)
+        aside.write_text(text, encoding="utf-8")
 
     once(tmp_path / "x", write)
     found = everything(tmp_path)
@@ -111,7 +116,9 @@ def die_once(job):
     if number == 3 and not marker.exists():
         marker.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    once(Path(path) / f"{number}.txt", lambda aside: aside.write_text(str(number)))
+    once(
+        Path(path) / f"{number}.txt", lambda aside: aside.write_text(str(number), encoding="utf-8")
+    )
     return number
 
 
