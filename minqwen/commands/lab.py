@@ -1,4 +1,4 @@
-"""Train small and measure: long context, experts, alignment, recipes of the reports.
+"""Train small and measure: long context, experts, copies, alignment, recipes, agents, precision.
 
     minqwen lab long-context --out lab
     minqwen lab long-context --out lab-quick --quick
@@ -7,12 +7,18 @@
     minqwen lab code --out lab-code
     minqwen lab math --out lab-math
     minqwen lab instructions --out lab-instructions
+    minqwen lab dedup --out lab-dedup
+    minqwen lab agent --out lab-agent
+    minqwen lab precision --out lab-precision
 
 long-context trains a small model on short texts and reads long ones with every technique. moe
 trains a dense model, experts from scratch, and experts cut from the dense model, on the same text.
 alignment goes through SFT, reward models, PPO and DPO in a small world whose true reward is known;
 code continues a base on code and fine-tunes it in stages; math fine-tunes on exam questions, with
-the loss on answers or on everything; instructions puts tasks into pretraining.
+the loss on answers or on everything; instructions puts tasks into pretraining; dedup trains on text
+with copies, and with what deduplication leaves of it; agent fine-tunes on traces of tool use, and
+asks for sums through the calculator; precision trains in float32, bfloat16 and float16, and rounds
+the table of RoPE.
 All write index.html, table.md, plots and results.json. The same command goes on where it was
 stopped.
 """
@@ -30,7 +36,10 @@ from typing import Any
 
 from .files import require_seed
 
-EXPERIMENTS = ("long-context", "moe", "alignment", "code", "math", "instructions")
+EXPERIMENTS = (
+    "long-context", "moe", "alignment", "code", "math", "instructions", "dedup", "agent",
+    "precision",
+)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -98,11 +107,19 @@ def _alignment(args: argparse.Namespace, say: Callable[[str], None]) -> dict[str
 
 def _recipe(args: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
     """Run one of the recipes; --steps is of the stage that the study is about."""
-    from ..lab import recipe_code, recipe_instructions, recipe_math
+    from ..lab import (
+        agent_study,
+        dedup_study,
+        precision_study,
+        recipe_code,
+        recipe_instructions,
+        recipe_math,
+    )
     from ..lab.recipe_study import RecipeSettings
     from ..lab.results import Results
 
-    steps = "base_steps" if args.experiment == "instructions" else "steps"
+    of_base = ("instructions", "dedup", "precision")
+    steps = "base_steps" if args.experiment in of_base else "steps"
     studies: dict[str, tuple[Callable[..., Results], RecipeSettings, RecipeSettings]] = {
         "code": (recipe_code.code_study, recipe_code.CodeSettings(), recipe_code.QUICK),
         "math": (recipe_math.math_study, recipe_math.MathSettings(), recipe_math.QUICK),
@@ -110,6 +127,13 @@ def _recipe(args: argparse.Namespace, say: Callable[[str], None]) -> dict[str, A
             recipe_instructions.instructions_study,
             recipe_instructions.InstructionSettings(),
             recipe_instructions.QUICK,
+        ),
+        "dedup": (dedup_study.dedup_study, dedup_study.DedupSettings(), dedup_study.QUICK),
+        "agent": (agent_study.agent_study, agent_study.AgentSettings(), agent_study.QUICK),
+        "precision": (
+            precision_study.precision_study,
+            precision_study.PrecisionSettings(),
+            precision_study.QUICK,
         ),
     }
     study, usual, quick = studies[args.experiment]

@@ -24,6 +24,7 @@ Differs:  the rules on tools are ours. The words that the paper names stand in W
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -152,6 +153,8 @@ def _wrong_arguments(tool: Tool, action_input: str) -> str:
     """Say what `call_tool` would say of the arguments before it calls the tool; "" if they fit."""
     try:
         arguments = read_arguments(action_input, tool.code_argument)
+        if tool.code_argument is None:
+            json.loads(action_input, strict=False)  # what a model may write, no sample may teach
     except ValueError as error:
         return f"the input of {tool.name} {error}"
     return "; ".join(schema_errors(tool.parameters, arguments))

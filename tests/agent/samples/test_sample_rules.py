@@ -66,6 +66,7 @@ def test_a_good_sample_passes():
         (with_call(action_input='{"a": 2}'), "arguments"),
         (with_call(action_input='{"a": 2, "b": "3"}'), "arguments"),
         (with_call(action_input="2 + 3"), "arguments"),
+        (with_call(action_input='{"a": 2, "b": 3} as you like'), "arguments"),
         (with_call(action="code", action_input="```py\nprint(2 + 3)\n```"), None),
         (with_call(action="code", action_input="print(2 + 3)"), None),
         (GOOD._replace(question="Two plus three?"), "length"),
