@@ -117,7 +117,7 @@ def test_importing_needs_numpy_and_regex_only():
     code = (
         "import sys\n"
         "optional = ('cupy safetensors ml_dtypes tqdm matplotlib torch transformers py3langid '\n"
-        "            'distributed jsonschema referencing jupyter_client ipykernel '\n"
+        "            'distributed jsonschema referencing jupyter_client ipykernel mpi4py '\n"
         "            'openai').split()\n"
         "sys.modules.update(dict.fromkeys(optional))\n"
         f"for m in {modules!r}: __import__(m)\n"

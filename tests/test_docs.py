@@ -40,6 +40,7 @@ def test_the_concept_page_is_fresh():
     helpers |= {"progress", "resume", "run_folder", "run_loop", "update", "jsonl"}
     helpers |= {"sft_rows", "pair_training", "start_params", "learned", "ppo_metrics"}
     helpers |= {"metrics_plot", "picture", "closed_text", "json_schema", "middle_cut"}
+    helpers |= {"communicator", "together", "in_order"}
     packages = ("data", "tokenizer", "layers", "long_context", "model", "training", "alignment")
     for package in (*packages, "agent"):
         for path in (ROOT / "minqwen" / package).glob("*.py"):

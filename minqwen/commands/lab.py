@@ -1,4 +1,4 @@
-"""Train small and measure: long context, experts, copies, alignment, recipes, agents, precision.
+"""Train small, measure: long context, experts, copies, alignment, recipes, tools, precision.
 
     minqwen lab long-context --out lab
     minqwen lab long-context --out lab-quick --quick

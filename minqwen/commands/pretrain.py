@@ -2,6 +2,7 @@
 
     minqwen pretrain my-texts/ --out runs/first --steps 1000
     minqwen pretrain --builtin reference --size small --out runs/reference
+    mpirun -n 4 minqwen pretrain my-texts/ --out runs/first      four processes share each batch
 
 Writes into the folder: checkpoint/ (open it with `minqwen generate`), metrics.jsonl, loss.png.
 """
@@ -12,9 +13,11 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from ..backend import Array
 from ..cli import program
 from ..data.packing import pack_documents
 from ..extras import require_extra
@@ -23,11 +26,15 @@ from ..model.checkpoint import load_checkpoint
 from ..model.config import QwenConfig
 from ..model.moe_fields import sparse_layers
 from ..model.presets import OWN_SIZES, own_size
+from ..params import Params
 from ..tokenizer.bpe import Tokenizer
+from ..training.communicator import find_communicator
+from ..training.data_parallel import require_shared
 from ..training.pretrain import pretrain
 from ..training.progress import wants_bar
 from ..training.resume import last_checkpoint, read_training
 from ..training.settings import PretrainSettings
+from ..training.together import Together
 from .files import add_text_arguments, checkpoint_of, read_documents, require_folder
 from .train_tokenizer import train
 
@@ -64,12 +71,63 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     steps.add_argument("--checkpoint-every", type=int, default=100, help="updates (100)")
     steps.add_argument("--seed", type=int, default=0, help="(0)")
     steps.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    steps.add_argument(
+        "--threads", type=int, default=1, help="pieces of a batch at work at the same time (1)"
+    )
     steps.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     steps.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
+class Prepared(NamedTuple):
+    config: QwenConfig
+    rows: Array  # (n, context + 1) int32
+    settings: PretrainSettings
+
+
 def run(args: argparse.Namespace) -> int:
-    """Prepare text, tokenizer and model, then train."""
+    """Prepare text, tokenizer and model, then train; under mpirun, together with the others.
+
+    The first process alone reads and writes files.
+    """
+    communicator = find_communicator()
+    params: Params | None = None
+    tokenizer: Tokenizer | None = None
+
+    def make() -> Prepared:
+        nonlocal params, tokenizer  # the others do without
+        prepared, params, tokenizer = prepare(args, communicator.size)
+        return prepared
+
+    with Together(communicator) as job:
+        config, rows, settings = job.first(make)
+    pretrain(
+        config,
+        rows,
+        args.out,
+        settings,
+        params=params,
+        tokenizer=tokenizer,
+        progress=not args.quiet,
+        device=args.device,
+        communicator=communicator,
+        threads=args.threads,
+    )
+    if communicator.rank == 0:
+        hint = f"{program()} generate {args.out} 'your text' --temperature 0.8"
+        print(f"trained {args.steps} steps; {hint}")
+    return 0
+
+
+def prepare(
+    args: argparse.Namespace, processes: int = 1
+) -> tuple[Prepared, Params | None, Tokenizer]:
+    """Read the text, find or train the tokenizer, and choose the model.
+
+    Returns:
+        prepared: what every process needs.
+        params: to start from, None = drawn anew.
+        tokenizer: saved with the model.
+    """
     require_extra("matplotlib", *["tqdm"] * wants_bar(not args.quiet))
     require_folder(args.out)
     settings = PretrainSettings(
@@ -106,6 +164,7 @@ def run(args: argparse.Namespace) -> int:
         if not any(sparse_layers(config)):
             raise ValueError("--balance-loss is for a model with experts; this one has none")
         config = replace(config, router_aux_loss_coef=args.balance_loss)
+    require_shared(config, settings, processes, args.threads)
     if tokenizer.vocab_size > config.vocab_size:
         raise ValueError(
             f"the tokenizer has {tokenizer.vocab_size} ids, the model only vocab_size="
@@ -126,19 +185,7 @@ def run(args: argparse.Namespace) -> int:
             f"{tokenizer.vocab_size} ids; {parameters:,} parameters{of_which}",
             file=sys.stderr,
         )
-    pretrain(
-        config,
-        rows,
-        args.out,
-        settings,
-        params=params,
-        tokenizer=tokenizer,
-        progress=not args.quiet,
-        device=args.device,
-    )
-    hint = f"{program()} generate {args.out} 'your text' --temperature 0.8"
-    print(f"trained {args.steps} steps; {hint}")
-    return 0
+    return Prepared(config, rows, settings), params, tokenizer
 
 
 def find_warmup(args: argparse.Namespace) -> int:

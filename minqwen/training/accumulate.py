@@ -47,6 +47,7 @@ from ..model.language_model import (
 from ..model.moe_fields import sparse_layers
 from ..model.router_loss import expert_counts, router_loss_backward, router_loss_forward
 from ..params import Params, add_into
+from .in_order import in_order
 
 
 class Batch(NamedTuple):
@@ -103,6 +104,7 @@ def loss_and_grads(
     *,
     z_loss_coef: float = 0.0,
     pool_router_layers: bool = False,
+    threads: int = 1,
 ) -> LossAndGrads:
     """Return what one batch with the tokens of all micro-batches would give.
 
@@ -113,29 +115,69 @@ def loss_and_grads(
         seed: of the dropout; each piece draws its own numbers.
         z_loss_coef: of the z-loss on the routers.
         pool_router_layers: balance the experts of all layers together, see router_loss.py.
+        threads: pieces at work at the same time; changes no bit of the result, see in_order.
 
     Raises:
         ValueError: no token counts.
     """
-    counts = [count_tokens(batch) for batch in micro_batches]
-    tokens = sum(counts)
+    tokens = sum(map(count_tokens, micro_batches))
     if tokens == 0:
         raise ValueError("the batch has no token that counts in the loss")
+    options: dict[str, Any] = {"z_coef": z_loss_coef, "pool_layers": pool_router_layers}
+    sums = sum_pieces(params, config, micro_batches, tokens, seed, threads=threads, **options)
+    return finish(sums, config, tokens)
 
-    options = {"z_coef": z_loss_coef, "pool_layers": pool_router_layers}
+
+class PieceSums(NamedTuple):
+    loss: Any  # (), sum of share_i * loss_i
+    aux_loss: Any  # (), sum of share_i * balance_i
+    load: Any  # (sparse layers, E) int, choices of each expert; 0 = dense, or no piece
+    grads: Params  # empty where no token counts
+
+
+def sum_pieces(
+    params: Params,
+    config: QwenConfig,
+    micro_batches: Sequence[Batch],
+    tokens: int,
+    seed: Sequence[int] = (),
+    *,
+    first: int = 0,
+    threads: int = 1,
+    **options: Any,
+) -> PieceSums:
+    """Add up what these pieces of a batch contribute to it.
+
+    Args:
+        params: of the model.
+        config: of the model.
+        micro_batches: all pieces of the batch, or those that this process has.
+        tokens: n, counted tokens of the whole batch.
+        seed: of the dropout.
+        first: number of the first of these pieces in the batch; it is part of a piece's seed.
+        threads: pieces at work at the same time; the sum is the same, see in_order.
+        options: of router_loss_forward.
+    """
+
+    def compute(piece: tuple[int, Batch, int]) -> PieceSums:
+        i, batch, n = piece
+        return _piece(params, config, batch, n / tokens, np.random.default_rng([*seed, i]), options)
+
+    counted = [(i, batch, count_tokens(batch)) for i, batch in enumerate(micro_batches, first)]
     loss: Any = 0.0
     aux_loss: Any = 0.0
     load: Any = 0
     grads: Params = {}
-    for i, (batch, n) in enumerate(zip(micro_batches, counts, strict=True)):
-        if n == 0:
-            continue
-        rng = np.random.default_rng([*seed, i])
-        piece = _piece(params, config, batch, n / tokens, rng, options)
-        piece_loss, piece_aux, piece_load, piece_grads = piece
-        loss, aux_loss, load = loss + piece_loss, aux_loss + piece_aux, load + piece_load
-        del piece
-        add_into(grads, piece_grads)
+    for piece in in_order(compute, [piece for piece in counted if piece[2]], threads):
+        loss, aux_loss, load = loss + piece.loss, aux_loss + piece.aux_loss, load + piece.load
+        add_into(grads, piece.grads)
+        del piece  # its gradient is not needed while the next one is computed
+    return PieceSums(loss, aux_loss, load, grads)
+
+
+def finish(sums: PieceSums, config: QwenConfig, tokens: int) -> LossAndGrads:
+    """Say what the sums over all pieces of a batch mean."""
+    loss, aux_loss, load, grads = sums
     if not any(sparse_layers(config)):
         return LossAndGrads(float(loss), grads, tokens)
     busiest = (load / load.sum(axis=1, keepdims=True)).max() * load.shape[1]
@@ -149,8 +191,8 @@ def _piece(
     share: float,
     rng: np.random.Generator,
     options: dict[str, Any],
-) -> tuple[Array, Any, Any, Params]:
-    """Return share * loss and share * balance of a piece, its experts' counts, and the gradient.
+) -> PieceSums:
+    """Return what one piece contributes.
 
     A function of its own, so that all activations are freed before the next piece begins. The
     numbers stay on the device.
@@ -169,13 +211,13 @@ def _piece(
     dlogits = cross_entropy_backward(share, loss_cache)
     routers = router_caches(cache)
     if not routers:
-        return loss * share, 0.0, 0, language_model_backward(dlogits, cache)
+        return PieceSums(loss * share, 0.0, 0, language_model_backward(dlogits, cache))
     coef = config.router_aux_loss_coef
     real = None if batch.real is None else array_module(logits).asarray(batch.real)
     _, balance, router_cache = router_loss_forward(routers, coef, real, **options)
     drouter_logits = router_loss_backward(share, router_cache)
     grads = language_model_backward(dlogits, cache, drouter_logits)
-    return loss * share, balance * share, expert_counts(routers, real), grads
+    return PieceSums(loss * share, balance * share, expert_counts(routers, real), grads)
 
 
 class Evaluation(NamedTuple):

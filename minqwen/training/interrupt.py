@@ -59,6 +59,15 @@ class Interrupts:
                 (number, frame), self._pending = self._pending, None
                 self._deliver(number, frame)
 
+    @property
+    def waiting(self) -> int:
+        """Number of the signal that waits for the end of a held block; 0 for none."""
+        return 0 if self._pending is None else self._pending[0]
+
+    def forget(self) -> None:
+        """Drop the signal that waits: what it asked for is being done."""
+        self._pending = None
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._waits:
             self._pending = number, frame

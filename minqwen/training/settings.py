@@ -2,7 +2,8 @@
 
 Paper:    Qwen Technical Report, 2.4 Training: AdamW with betas 0.9 and 0.95 and eps 1e-8, cosine
           to 10 % of the peak rate (3e-4 for the 7B model), context 2048, batches of 4M tokens.
-Differs:  float32 throughout instead of bfloat16. Batch, steps and warm-up have toy defaults.
+Differs:  float32 throughout instead of bfloat16 (mixed_precision.py has it). Batch, steps and
+          warm-up have toy defaults.
 """
 
 from __future__ import annotations

@@ -40,6 +40,7 @@ class ThreadRank:
         self._barrier.wait()
 
     def abort(self):
+        self.calls.append(("abort",))
         self._barrier.abort()
 
 
