@@ -34,7 +34,7 @@ COMMANDS = {  # name -> one line; the rest stands in minqwen/commands/NAME.py
     "generate": "Continue a text with a trained model, token by token.",
     "agent": "Let a model answer a question with tools: it thinks, acts, reads, answers.",
     "upcycle": "Cut a trained dense model into experts, and say how far its outputs moved.",
-    "lab": "Train small, measure: long context, experts, copies, alignment, recipes, tools, 16 bits.",
+    "lab": "Train small, see: long context, experts, copies, alignment, recipes, tools, 16 bits.",
     "check": "Prove our own gradients, or check your function and be told what is wrong with it.",
     "explain": "Explain a concept with numbers: formula, every line, gradients, known mistakes.",
     "trace": "Record every intermediate of a forward pass, and its gradients, in one file.",

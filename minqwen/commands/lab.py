@@ -1,4 +1,4 @@
-"""Train small, measure: long context, experts, copies, alignment, recipes, tools, 16 bits.
+"""Train small, see: long context, experts, copies, alignment, recipes, tools, 16 bits.
 
     minqwen lab long-context --out lab
     minqwen lab long-context --out lab-quick --quick
