@@ -243,7 +243,7 @@ def test_killed_at_random_moments_nothing_is_lost(tmp_path):
     write_files(tmp_path / "in", corpus(40, seed=1))
     run(tmp_path, "whole", block_bytes=3000)
     want, rng, kills = everything(tmp_path / "whole"), random.Random(0), 0
-    tests = Path(__file__).parents[1]
+    tests = Path(__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": str(tests.parent)}
     while True:
         process = subprocess.Popen(
@@ -252,7 +252,7 @@ def test_killed_at_random_moments_nothing_is_lost(tmp_path):
         )  # fmt: skip
         with process:
             assert process.stdout.readline() == b"begins\n"
-            time.sleep(rng.uniform(0, 0.2 * 1.2**kills))
+            time.sleep(rng.uniform(0, 0.03 * 1.3**kills))  # the longer, the more was killed
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
         if process.returncode == 0:
