@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from ..agent.code_interpreter import CodeInterpreter, code_interpreter_tool
-from ..agent.kernel.kernel_answer import plain_text
+from ..agent.kernel.kernel_answer import printable_text
 from ..agent.openai_server import openai_generate
 from ..agent.react import Generate, run_react
 from ..agent.tool import Tool, make_tools
@@ -130,7 +130,9 @@ class Shown:
         """Print what comes next."""
         self.text += text
         if not self.quiet:
-            print(plain_text(text), end="", flush=True)  # nothing that gives the terminal orders
+            print(
+                printable_text(text), end="", flush=True
+            )  # nothing that gives the terminal orders
 
     def watched(self, generate: Generate) -> Generate:
         """Return the same function, which shows what stands in its prompts."""

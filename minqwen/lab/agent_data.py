@@ -28,7 +28,7 @@ from ..agent.samples.sample_rules import Rules, agrees_with_tools
 from ..agent.self_instruct import SelfInstructReport, SelfInstructSettings, self_instruct
 from ..agent.tool import Tool
 from ..agent.tools.calculator import calculate
-from .agent_tasks import ask, draw_number, kind_of, right_sample
+from .agent_tasks import draw_number, draw_question, kind_of, right_sample
 from .agent_tools import HELD_OUT_WORDS, LOOK_UPS, THINGS, WORDS
 from .agent_writer import USUAL_TOOLS, GrammarWriter
 
@@ -73,7 +73,7 @@ def draw_samples(
         told += [tool] * bool(tool)
         told = [told[int(j)] for j in rng.permutation(len(told))]
         kind = kind_of(tool)
-        found.append(right_sample(kind, tool, told, tools, ask(kind, tool, rng, False)))
+        found.append(right_sample(kind, tool, told, tools, draw_question(kind, tool, rng, False)))
     return found
 
 
@@ -110,7 +110,7 @@ def general_chats(n: int, seed: int) -> list[tuple[str, str]]:
     rng = np.random.default_rng([32, seed])
     found = []
     for i in range(n):
-        asked = ask(CHATS[i % len(CHATS)], "", rng, False)
+        asked = draw_question(CHATS[i % len(CHATS)], "", rng, False)
         answer = asked.answer or calculate(**asked.arguments)
         found.append((asked.question, answer))
     return found

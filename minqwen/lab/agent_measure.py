@@ -136,7 +136,7 @@ def run_together(
     return [done[i] for i in range(len(samples))]
 
 
-def score(samples: Sequence[Sample], transcripts: Sequence[Transcript]) -> dict[str, float]:
+def score_answers(samples: Sequence[Sample], transcripts: Sequence[Transcript]) -> dict[str, float]:
     """Compare what a model did with the right work.
 
     Args:

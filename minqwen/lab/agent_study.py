@@ -36,7 +36,7 @@ from ..data.corpora import bilingual_stories
 from ..model.config import QwenConfig
 from ..params import Params
 from .agent_data import draw_samples, general_chats, make_drills, make_samples, prompt_of
-from .agent_measure import last_number, run_together, sample_chat, score, write_texts
+from .agent_measure import last_number, run_together, sample_chat, score_answers, write_texts
 from .agent_report import write_report
 from .agent_tasks import make_tests
 from .agent_tools import (
@@ -189,7 +189,7 @@ def measure_model(
     found: dict[str, Any] = {}
     for name, samples in data.tests.items():
         write = partial(write_texts, params, text)
-        found[name] = score(samples, run_together(samples, data.tools, write))
+        found[name] = score_answers(samples, run_together(samples, data.tools, write))
     found["plain"] = {}
     for name in plainly:
         written = answers(params, text, [sample.question for sample in data.tests[name]], 24)

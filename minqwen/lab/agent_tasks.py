@@ -80,7 +80,9 @@ def draw_number(rng: np.random.Generator, held_out: bool, digits: int) -> int:
             return number
 
 
-def ask(kind: str, tool: str, rng: np.random.Generator, held_out: bool, digits: int = 0) -> Asked:
+def draw_question(
+    kind: str, tool: str, rng: np.random.Generator, held_out: bool, digits: int = 0
+) -> Asked:
     """Draw a question of a kind.
 
     Args:
@@ -101,7 +103,7 @@ def ask(kind: str, tool: str, rng: np.random.Generator, held_out: bool, digits: 
     thing = one(things)
     if kind == "json":
         inner = one(("sum", "sum", "look-up", "word", "count", "unit"))
-        asked = ask(inner, one(tool_names(one(WORDS))), rng, held_out, digits)
+        asked = draw_question(inner, one(tool_names(one(WORDS))), rng, held_out, digits)
         written = json.dumps(asked.arguments)
         return Asked(f"Write the input of this as JSON. {asked.question}", {}, NO_TOOL, written)
     if kind == "choose":
@@ -178,7 +180,7 @@ def right_sample(
         tool: to use; "" for none.
         offered: names of tools.
         tools: of `study_tools`.
-        asked: of `ask`.
+        asked: of `draw_question`.
     """
     if not tool:
         return Sample(asked.question, tuple(offered), (), asked.thought, asked.answer)
@@ -219,7 +221,7 @@ def make_tests(
         using: the tools to be used, in turn; [""] for questions that need none.
         others: tools that may stand beside them.
         offered: how many tools a question is offered.
-        digits: see `ask`.
+        digits: see `draw_question`.
 
     >>> from .agent_tools import study_tools
     >>> tools = study_tools()
@@ -239,7 +241,9 @@ def make_tests(
         names = [names[int(j)] for j in rng.permutation(len(names))]
         if tool:
             names.insert(int(rng.integers(offered)), tool)
-        sample = right_sample(kind, tool, names, tools, ask(kind, tool, rng, True, digits))
+        sample = right_sample(
+            kind, tool, names, tools, draw_question(kind, tool, rng, True, digits)
+        )
         found.setdefault(sample.question, sample)
     if len(found) < n:
         raise ValueError(f"there are not {n} different questions for {', '.join(using)[:80]}")

@@ -29,7 +29,7 @@ import numpy as np
 
 from ..agent.samples.sample import Call, Sample, sample_text
 from ..agent.tool import Tool
-from .agent_tasks import ask, kind_of, right_sample
+from .agent_tasks import draw_question, kind_of, right_sample
 
 TOLD = re.compile(r"^(\S+): .* Parameters: \{", re.MULTILINE)
 ASKED = re.compile(r"^Question: (.+)$", re.MULTILINE)
@@ -57,7 +57,7 @@ class GrammarWriter:
         likely = usual if usual and rng.random() < 0.6 else told
         tool = "" if rng.random() < 0.15 else likely[int(rng.integers(len(likely)))]
         kind = kind_of(tool)
-        sample = right_sample(kind, tool, told, self.tools, ask(kind, tool, rng, False))
+        sample = right_sample(kind, tool, told, self.tools, draw_question(kind, tool, rng, False))
         if rng.random() >= self.faulty:
             return sample_text(sample)
         return spoil(sample, FAULTS[int(rng.integers(len(FAULTS)))], asked)

@@ -142,7 +142,7 @@ def test_sums_are_right():
 
 
 def test_chat_answers_fit_their_questions():
-    asked = [agent_tasks.ask("chat", "", rng(i), False) for i in range(60)]
+    asked = [agent_tasks.draw_question("chat", "", rng(i), False) for i in range(60)]
     for question, _, thought, answer in asked:
         assert thought == agent_tasks.NO_TOOL
         if question.startswith("Which"):
@@ -153,16 +153,16 @@ def test_chat_answers_fit_their_questions():
             assert set(re.findall(r"\w+", answer)) - {"Hello"} <= set(re.findall(r"\w+", question))
     assert len({question.split()[0] for question, *_ in asked}) >= 4
     for i in range(20):
-        question, _, _, answer = agent_tasks.ask("echo", "", rng(i), False)
+        question, _, _, answer = agent_tasks.draw_question("echo", "", rng(i), False)
         assert question == f"Please repeat: {answer}."
-        question, _, _, answer = agent_tasks.ask("name", "", rng(i), False)
+        question, _, _, answer = agent_tasks.draw_question("name", "", rng(i), False)
         word, thing = answer.split()
         assert re.search(rf"{word} of .*{thing}", question)
-        question, _, _, answer = agent_tasks.ask("choose", "", rng(i), False)
+        question, _, _, answer = agent_tasks.draw_question("choose", "", rng(i), False)
         listed, word = re.fullmatch(r"Which of \[(.*)\] tells the (\w+)\?", question).groups()
         assert answer in listed.split(",")
         assert LOOK_UPS[answer] == word
-        question, _, _, answer = agent_tasks.ask("json", "", rng(i), False)
+        question, _, _, answer = agent_tasks.draw_question("json", "", rng(i), False)
         values = [str(value) for value in json.loads(answer).values()]
         assert all(part in question for value in values for part in re.findall(r"\w+", value))
 
@@ -298,7 +298,7 @@ def test_scores_by_hand():
     wrong = 'Thought: I try.\nAction: dictionary\nAction Input: {"expression": "1"}\nObservation:'
     silent = "Thought: Easy.\nFinal Answer: 7"
     transcripts, _ = played(samples, [wrong, silent])
-    found = agent_measure.score(samples, transcripts)
+    found = agent_measure.score_answers(samples, transcripts)
     assert found["questions"] == 4
     assert found["selection"] == found["exact"] == found["right"] == 0.5
     assert found["called"] == 0.75
@@ -311,13 +311,13 @@ def test_scores_of_chats_count_calls():
     samples = questions_for([""], n=4)
     called = "Thought: A sum.\nAction: calculator\nAction Input: {}\nObservation:"
     transcripts = played(samples, [None, "Thought: I know.\nFinal Answer: never"])[0]
-    assert agent_measure.score(samples, transcripts) == {
+    assert agent_measure.score_answers(samples, transcripts) == {
         "questions": 4, "right": 0.75, "false_positives": 0.0,
     }  # fmt: skip
     step = parse_react(called)
     assert step.action == "calculator"
     transcript = transcripts[0]._replace(parts=(("?", False), (called, True)))
-    found = agent_measure.score(samples, [transcript, *transcripts[1:]])
+    found = agent_measure.score_answers(samples, [transcript, *transcripts[1:]])
     assert found["false_positives"] == 0.25
 
 
@@ -467,5 +467,5 @@ def test_the_command(monkeypatch, tmp_path, capsys):
 def test_every_tool_runs():
     for name, tool in TOOLS.items():
         kind = agent_tasks.kind_of(name)
-        asked = agent_tasks.ask(kind, name, rng(), True)
+        asked = agent_tasks.draw_question(kind, name, rng(), True)
         assert not call_tool(TOOLS, name, json.dumps(asked.arguments)).error, tool

@@ -39,10 +39,10 @@ PICTURES = {"image/png": "png", "image/jpeg": "jpg", "image/svg+xml": "svg"}
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 
-def plain_text(text: object) -> str:
+def printable_text(text: object) -> str:
     """Make text printable: no colours, no orders to a terminal, no halves of characters.
 
-    >>> plain_text("\\x1b[31mred\\x1b[0m\\x07")
+    >>> printable_text("\\x1b[31mred\\x1b[0m\\x07")
     'red'
     """
     plain = ESCAPES.sub("", str(text)).replace("\r\n", "\n").translate(CONTROLS)
@@ -141,14 +141,14 @@ class Answer:
         """Take one message of this call."""
         kind, content = message.kind, message.content
         if kind == "stream":
-            self.output.add(plain_text(content.get("text", "")))
+            self.output.add(printable_text(content.get("text", "")))
         elif kind in ("execute_result", "display_data"):
             self._show(content.get("data"))
         elif kind == "error":
             lines = content.get("traceback")
             text = "\n".join(map(str, lines)) if isinstance(lines, list) else ""
             text = text or f"{content.get('ename')}: {content.get('evalue')}"
-            self.error = cut_middle(short_traceback(plain_text(text)), ERROR_CHARACTERS)
+            self.error = cut_middle(short_traceback(printable_text(text)), ERROR_CHARACTERS)
         elif kind == "status":
             self.busy = True
             self.idle = content.get("execution_state") == "idle"
@@ -158,7 +158,7 @@ class Answer:
             self.replied = True
             if content.get("status") == "error" and not self.error:
                 text = f"{content.get('ename')}: {content.get('evalue')}"
-                self.error = cut_middle(plain_text(text), ERROR_CHARACTERS)
+                self.error = cut_middle(printable_text(text), ERROR_CHARACTERS)
 
     def _show(self, data: Any) -> None:
         if not isinstance(data, dict):
@@ -168,7 +168,7 @@ class Answer:
                 self._picture(str(data[kind]), suffix)
                 return
         if "text/plain" in data:
-            self._line(plain_text(data["text/plain"]))
+            self._line(printable_text(data["text/plain"]))
 
     def _picture(self, text: str, suffix: str) -> None:
         try:

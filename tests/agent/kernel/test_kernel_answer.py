@@ -5,7 +5,12 @@ import os
 
 import pytest
 
-from minqwen.agent.kernel.kernel_answer import Answer, plain_text, short_traceback, write_new_file
+from minqwen.agent.kernel.kernel_answer import (
+    Answer,
+    printable_text,
+    short_traceback,
+    write_new_file,
+)
 from minqwen.agent.kernel.kernel_connection import Message
 from minqwen.agent.kernel.kernel_limits import Limits
 
@@ -93,7 +98,7 @@ def test_forged_messages_do_no_harm(answer, kind, content):
 
 
 def test_nothing_is_an_order_to_a_terminal(answer):
-    told = plain_text("a\x1b]52;c;aGk=\x07b\x9b2Jc\x00\x7fd\r\ne\rf\tg\n图\u00a0")
+    told = printable_text("a\x1b]52;c;aGk=\x07b\x9b2Jc\x00\x7fd\r\ne\rf\tg\n图\u00a0")
     assert told == "a]52;c;aGk=b2Jcd\ne\nf\tg\n图\u00a0"
 
 
@@ -145,4 +150,4 @@ def test_chained_tracebacks_are_each_shortened():
 
 
 def test_plain_text_keeps_other_alphabets():
-    assert plain_text("日本 😀 é") == "日本 😀 é"
+    assert printable_text("日本 😀 é") == "日本 😀 é"
