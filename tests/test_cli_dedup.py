@@ -244,3 +244,10 @@ def test_a_cluster_makes_the_same_folder(tmp_path, capsys):
     assert main(dedup(tmp_path, "--cluster", "local", "--workers", "2", "--quiet")) == 0
     assert capsys.readouterr().err.count("\n") == 0
     assert everything(tmp_path / "out") == everything(tmp_path / "one")
+
+
+def test_a_wrong_path_leaves_no_folder(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["dedup", str(tmp_path / "nothing"), "--out", str(out)]) == 2
+    assert "no file or folder" in capsys.readouterr().err
+    assert not out.exists()

@@ -73,10 +73,14 @@ def opened(args: argparse.Namespace) -> Iterator[tuple[Workers, Watch]]:
     """Make the folder ours until the end of the block, and find who works.
 
     Raises:
+        FileNotFoundError: a file or folder to read does not exist.
         ImportError: Dask, or tqdm for the bar, is missing.
         OSError: another process works in the folder, or the cluster does not answer.
     """
     require_folder(args.out)
+    for path in args.files:
+        if not path.exists():  # told before a folder is made
+            raise FileNotFoundError(f"no file or folder {path}")
     show = not args.quiet
     require_extra(*["tqdm"] * wants_bar(show))
     with ExitStack() as stack:
