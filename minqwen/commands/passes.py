@@ -119,7 +119,8 @@ def bars(phase: str, results: Iterable[Any], total: int) -> Iterable[Any]:
 def print_report(args: argparse.Namespace, report: dict[str, Any]) -> None:
     """Print what was kept, dropped and why, put aside, and where it all is."""
     if args.json:
-        print(json.dumps(report, ensure_ascii=False))
+        text = json.dumps(report, ensure_ascii=False)
+        print(text.encode("utf-8", "backslashreplace").decode())  # names of files may be any bytes
         return
     documents, kept, aside = report["documents"], report["kept"], report["aside"]
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import random
 from collections import Counter
 
@@ -61,7 +62,8 @@ def write_files(folder, texts, seed=0, zipped=True):
     middle = min(third + 3, 2 * third)
     parts = [texts[:third], texts[third:middle], texts[middle : 2 * third]]
     parts += [texts[2 * third :]]
-    names = ["a.jsonl", "b", "c.ndjson.gz" if zipped else "c.ndjson", "d 文/e.jsonl"]
+    chinese = os.fsdecode("d 文/e.jsonl".encode())  # in the C locale too
+    names = ["a.jsonl", "b", "c.ndjson.gz" if zipped else "c.ndjson", chinese]
     places = []
     for name, part in zip(names, parts, strict=True):
         path = folder / name

@@ -9,6 +9,7 @@ from minqwen.data.streaming import input_files as file
 from minqwen.data.streaming.document_files import BOM, Form, read_documents
 from minqwen.data.streaming.input_files import InputFile, Part, cut_file, find_files, make_blocks
 
+CHINESE = os.fsdecode("新/文件.txt".encode())  # in the C locale too
 LINE = b'{"text":"%d"}'
 CASES = {
     "last line ends": b"\n".join(LINE % i for i in range(6)) + b"\n",
@@ -85,17 +86,17 @@ def test_blocks_are_full_but_not_too_full():
 
 
 def test_folders_are_gone_through_in_order_but_for_what_is_hidden_or_ours(tmp_path):
-    names = ["b.txt", "a/z.txt", "a/b/c.jsonl", "a.txt", "with space", "新/文件.txt", "new\nline"]
+    names = ["b.txt", "a/z.txt", "a/b/c.jsonl", "a.txt", "with space", CHINESE, "new\nline"]
     for name in [*names, ".hidden", ".git/x", "a/.b/x", "out/documents/in/b.txt"]:
         path = tmp_path / "in" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(name, encoding="utf-8")
+        path.write_bytes(os.fsencode(name))
     (tmp_path / "in" / "link.txt").symlink_to(tmp_path / "in" / "b.txt")
     (tmp_path / "in" / "broken").symlink_to(tmp_path / "nowhere")
     (tmp_path / "in" / "to a folder").symlink_to(tmp_path / "in" / "a")
     found = find_files([tmp_path / "in"], but=tmp_path / "in" / "out")
     order = ["a/b/c.jsonl", "a/z.txt", "a.txt", "b.txt", "link.txt", "new\nline", "with space"]
-    assert [f.name for f in found] == [f"in/{name}" for name in [*order, "新/文件.txt"]]
+    assert [f.name for f in found] == [f"in/{name}" for name in [*order, CHINESE]]
     for entry in found:
         facts = os.stat(entry.path)
         assert (entry.size, entry.changed) == (facts.st_size, facts.st_mtime_ns)
