@@ -25,16 +25,14 @@ Differs:  the program wants a space after `Action:`; a call without one runs her
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
-from ..data.text_units import UNDIVIDED
+from ..data.text_units import TOKEN
 from .rouge import lcs_length
 
 Tokenize = Callable[[str], Sequence[Hashable]]
 
-TOKEN = re.compile(rf"[{UNDIVIDED}]|[^\W{UNDIVIDED}]+|[^\w\s]")  # a character, a word, a sign
 CALL = "\nAction:"
 INPUT = "Action Input:"
 RESULT = "\nObservation:"

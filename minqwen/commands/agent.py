@@ -130,9 +130,8 @@ class Shown:
         """Print what comes next."""
         self.text += text
         if not self.quiet:
-            print(
-                printable_text(text), end="", flush=True
-            )  # nothing that gives the terminal orders
+            # nothing that gives the terminal orders
+            print(printable_text(text), end="", flush=True)
 
     def watched(self, generate: Generate) -> Generate:
         """Return the same function, which shows what stands in its prompts."""

@@ -52,6 +52,22 @@ def normalise(text: str, *, nfc: bool = True, white_space: bool = True, case: bo
     return " ".join(text.split()) if white_space else text
 
 
+def text_digest(
+    text: str, *, nfc: bool = True, white_space: bool = True, case: bool = False
+) -> bytes:
+    """Return the 16 bytes that stand for a text: equal for texts that are alike once normalised.
+
+    Args:
+        text: any; halves of surrogate pairs are told apart like characters.
+        nfc, white_space, case: see normalise.
+
+    >>> text_digest(" one") == text_digest("one"), len(text_digest(""))
+    (True, 16)
+    """
+    text = normalise(text, nfc=nfc, white_space=white_space, case=case)
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
 def first_copies(
     documents: Iterable[str], *, nfc: bool = True, white_space: bool = True, case: bool = False
 ) -> Iterator[int]:
@@ -73,8 +89,7 @@ def first_copies(
     for index, text in enumerate(documents):
         if not isinstance(text, str):
             raise TypeError(f"document {index} must be a str, got {type(text).__name__}")
-        text = normalise(text, nfc=nfc, white_space=white_space, case=case)
-        digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        digest = text_digest(text, nfc=nfc, white_space=white_space, case=case)
         yield first.setdefault(digest, index)
 
 

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from hashlib import blake2b
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -37,7 +36,7 @@ from ..backend import Array
 from .fast_sketch import sketch_sets
 from .lsh import Bands, lsh_candidates, lsh_choose, lsh_keys
 from .minhash import minhash_family, minhash_signature
-from .shingles import jaccard, shingles
+from .shingles import jaccard, set_digest, shingles
 
 
 class FuzzyCopy(NamedTuple):
@@ -88,8 +87,7 @@ def fuzzy_dedup(
 
     def distinct_sets() -> Iterator[Array]:
         for i in range(len(documents)):
-            digest = blake2b(shingles_of(i).tobytes(), digest_size=16).digest()
-            parent[i] = first.setdefault(digest, i)
+            parent[i] = first.setdefault(set_digest(shingles_of(i)), i)
             if parent[i] == i:
                 yield shingles_of(i)
 

@@ -14,17 +14,16 @@ Paper:    Qwen Technical Report, 2.1 Data: exact-match and fuzzy deduplication.
 from __future__ import annotations
 
 from functools import partial
-from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from ...backend import Array
-from ..exact_dedup import normalise
+from ..exact_dedup import text_digest
 from ..fast_sketch import sketch_sets
 from ..lsh import lsh_keys
-from ..shingles import shingles
+from ..shingles import set_digest, shingles
 from .document_files import Form, read_documents
 from .file_run import Job, Plan, load_plan
 from .input_files import Part
@@ -81,17 +80,18 @@ def _write(folder: Path, parts: list[Part], settings: DedupSettings) -> None:
             if document.problem:
                 continue  # told when the output is written
             places.append((number, document.line))
-            text = normalise(
-                document.text,
-                nfc=settings.nfc,
-                white_space=settings.white_space,
-                case=settings.case,
+            exact.append(
+                text_digest(
+                    document.text,
+                    nfc=settings.nfc,
+                    white_space=settings.white_space,
+                    case=settings.case,
+                )
             )
-            exact.append(_digest(text.encode("utf-8", "surrogatepass")))
             if not settings.near:
                 continue
             found = shingles(document.text, settings.ngram_size)
-            same.append(_digest(found.tobytes()))
+            same.append(set_digest(found))
             sets.append(found)
             held += max(len(found), settings.num_perm)
             if held >= BATCH:
@@ -107,10 +107,6 @@ def _write(folder: Path, parts: list[Part], settings: DedupSettings) -> None:
         keys.clear()  # half of the memory
         write_postings(folder / "same.npy", _words(same), documents)
         write_postings(folder / "bands.npy", flat[None], np.repeat(documents, settings.bands))
-
-
-def _digest(data: bytes) -> bytes:
-    return blake2b(data, digest_size=16).digest()
 
 
 def _words(digests: list[bytes]) -> Array:
