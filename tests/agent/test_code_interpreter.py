@@ -304,7 +304,7 @@ def test_a_user_without_a_home_and_a_folder_with_blanks(tmp_path, monkeypatch):
     assert seen == ("2", False, (f"{interpreter.folder}/x",))
 
 
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*fork")  # JAX warns too, where other tests loaded it
 def test_a_forked_child_of_ours_does_not_keep_it_alive(tmp_path):
     interpreter = CodeInterpreter(tmp_path, limits=LIMITS)
     child = os.fork()
