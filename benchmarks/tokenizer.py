@@ -245,7 +245,7 @@ def encode_cases(size: int = 1_000_000) -> Iterator[Case]:
             return tokenizer.encode(text, disallowed_special=())
 
         def cold(text: str = text) -> object:
-            tokenizer._known.clear()
+            tokenizer._known.forget()
             return tokenizer.encode(text, disallowed_special=())
 
         calls = {

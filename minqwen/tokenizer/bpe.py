@@ -5,6 +5,8 @@
 
     clean, split    pretokenizer.py      what may be merged at all
     merges          merges.py            byte-pair encoding itself: read this first
+    speed           merge_arrays.py      how `bpe_train` learns them, on arrays
+                    known_pretokens.py   how `encode` uses them, with tables
     control tokens  special_tokens.py    <|im_start|> and its like, and the rule for them
     files           vocabulary.py        qwen.tiktoken, vocab.json, tokenizer.json
     streams         stream_decoder.py    text while the ids are still coming
@@ -30,14 +32,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from itertools import chain
 from pathlib import Path
 
-from .merges import (
-    MergeStep,
-    TrainStep,
-    bpe_encode,
-    bpe_encode_steps,
-    learn_merges,
-    learn_merges_steps,
-)
+from .known_pretokens import KnownPretokens
+from .merge_arrays import learn_merges_arrays
+from .merges import MergeStep, TrainStep, bpe_encode_steps, learn_merges_steps
 from .pretokenizer import QWEN_PATTERN, clean, compile_pattern, split
 from .special_tokens import QWEN2_SPECIAL_TOKENS, choose_allowed, find_any
 from .stream_decoder import StreamDecoder
@@ -104,7 +101,7 @@ def bpe_train(
             counts.update(split(document, pattern))
 
     ranks = {bytes([byte]): byte for byte in range(256)}
-    for left, right in learn_merges(counts, merges, progress):
+    for left, right in learn_merges_arrays(counts, merges, progress):
         ranks[left + right] = len(ranks)
     if len(ranks) - 256 < merges:
         warnings.warn(
@@ -173,7 +170,7 @@ class Tokenizer:
         if len(self._token_of) != len(ranks) + len(special_tokens):
             raise ValueError("ranks and special_tokens give the same id to two tokens")
         self._vocab_size = max(self._token_of) + 1
-        self._known = _KnownPretokens(self.ranks)
+        self._known = KnownPretokens(self.ranks)
 
     @property
     def n_regular(self) -> int:
@@ -413,31 +410,6 @@ class Tokenizer:
             f"id {token_id!r} has no token: this tokenizer has {len(self._token_of)} ids, "
             f"0 to {self.vocab_size - 1}; rows above only pad an embedding"
         )
-
-
-class _KnownPretokens(dict[str, tuple[int, ...]]):
-    """Pre-tokens met before, with their ids. Text repeats itself: most look-ups are hits.
-
-    The ids of a pre-token never change, so it does no harm when two threads work out the same one,
-    or when one empties the table under another.
-    """
-
-    longest = 64  # characters; longer ones are worked out each time
-    limit = 100_000  # entries; then the table starts anew, so its memory is bounded
-
-    def __init__(self, ranks: dict[bytes, int]) -> None:
-        super().__init__()
-        self.ranks = ranks
-
-    def __missing__(self, pretoken: str) -> tuple[int, ...]:
-        token = pretoken.encode("utf-8")
-        rank = self.ranks.get(token)
-        ids = tuple(bpe_encode(token, self.ranks)) if rank is None else (rank,)
-        if len(pretoken) <= self.longest:
-            if len(self) >= self.limit:
-                self.clear()
-            self[pretoken] = ids
-        return ids
 
 
 def _texts(source: Text | Iterable[Text]) -> Iterator[str]:

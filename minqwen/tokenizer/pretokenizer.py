@@ -65,6 +65,11 @@ _QWEN_ASCII_REGEX = re.compile(
     re.ASCII,
 )
 
+# Blocks of lines, so that a few other characters in a long text do not make all of it slow. A block
+# ends at a line end before a mark, digit or letter: there every alternative ends, with or without
+# the rest of the text. With two such characters in 4 MB of code this takes half the time.
+_BLOCK = re.compile(r"(?s:.{1024}.*?)\n(?=[!-~])|(?s:.+)")
+
 
 def split(text: str, pattern: str = QWEN_PATTERN) -> list[str]:
     """Cut text into pre-tokens. Joined again, they are the text.
@@ -84,9 +89,12 @@ def split(text: str, pattern: str = QWEN_PATTERN) -> list[str]:
     >>> split("x = 1\\n\\n    y")
     ['x', ' =', ' ', '1', '\\n\\n', '   ', ' y']
     """
-    if pattern == QWEN_PATTERN and text.isascii():
-        return _QWEN_ASCII_REGEX.findall(text)
-    pieces: list[str] = compile_pattern(pattern).findall(text)
+    if pattern != QWEN_PATTERN:
+        found: list[str] = compile_pattern(pattern).findall(text)
+        return found
+    pieces: list[str] = []
+    for block in [text] if text.isascii() else _BLOCK.findall(text):
+        pieces += (_QWEN_ASCII_REGEX if block.isascii() else _QWEN_REGEX).findall(block)
     return pieces
 
 

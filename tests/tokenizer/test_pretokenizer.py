@@ -1,9 +1,11 @@
 """Pretokenizer: the pattern alternative by alternative, NFC, surrogates, errors."""
 
 import random
+import re
 
 import pytest
 
+from minqwen.tokenizer import pretokenizer
 from minqwen.tokenizer.pretokenizer import QWEN_PATTERN, clean, compile_pattern, split
 
 WHITE_SPACE = (
@@ -64,6 +66,34 @@ def test_the_short_cut_for_ascii_gives_the_same_pieces():
     for _ in range(3000):
         text = "".join(rng.choices(alphabet, k=rng.randrange(40)))
         assert split(text) == by_regex(text)
+
+
+def test_the_short_cut_for_blocks_of_lines_gives_the_same_pieces(monkeypatch):
+    rng = random.Random(2)
+    small = pretokenizer._BLOCK.pattern.replace("1024", "3")  # as many cuts as the rule allows
+    monkeypatch.setattr(pretokenizer, "_BLOCK", re.compile(small))
+    by_regex = compile_pattern(QWEN_PATTERN).findall
+    alphabet = [*WHITE_SPACE, *"\x1c\x1fé中，½\u0301\u200b👍", *"\n\n\n\n\r\r  ab's1.!_)" * 4]
+    cuts = 0
+    for _ in range(3000):
+        text = "".join(rng.choices(alphabet, k=rng.randrange(60)))
+        assert split(text) == by_regex(text), text
+        cuts += len(pretokenizer._BLOCK.findall(text)) > 1
+    assert cuts > 1000
+
+
+def test_one_other_character_leaves_the_rest_to_the_short_cut(monkeypatch):
+    slow = []
+
+    class Slow:
+        def findall(self, text):
+            slow.append(len(text))
+            return compile_pattern(r"(?s:.)").findall(text)
+
+    monkeypatch.setattr(pretokenizer, "_QWEN_REGEX", Slow())
+    split("x = 1\n" * 5000 + "é\n" + "x = 1\n" * 5000)
+    assert len(slow) == 1
+    assert slow[0] < 1100
 
 
 def test_nfc_and_surrogates():
