@@ -1,4 +1,4 @@
-# make tour | test | ci | notebooks | bench      Each makes .venv and installs what it needs.
+# make tour | test | ci | notebooks | bench | gpu      Each makes .venv and installs what it needs.
 # On Windows, or with an environment of your own, use the pip lines of the README.
 
 PYTHON ?= python3
@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 ONE_THREAD = OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: tour test ci notebooks bench
+.PHONY: tour test ci notebooks bench gpu
 
 tour: $(VENV)/installed-run
 	$(BIN)/minqwen tour
@@ -20,11 +20,19 @@ ci:
 notebooks: $(VENV)/installed-notebooks
 	$(BIN)/jupyter lab notebooks
 
+# two runs that may miss a goal, growth, then the page; the last line says what was missed
 bench: $(VENV)/installed-bench
-	$(BIN)/python -m benchmarks.run
+	-$(BIN)/python -m benchmarks.run --threads 1 --json build/bench/threads-1.json
+	-$(BIN)/python -m benchmarks.run --threads 2 --json build/bench/threads-2.json
+	$(BIN)/python -m benchmarks.growth --json build/bench/growth.json
+	$(BIN)/python -m benchmarks.run --docs build/bench/threads-1.json build/bench/threads-2.json build/bench/growth.json
+
+gpu: $(VENV)/installed-test,bench,gpu
+	$(BIN)/python -m pytest tests/gpu -rs
+	$(BIN)/python -m benchmarks.gpu --docs
 
 # one known version of the rival; on Linux pip may bring a CUDA build, which does no harm
-$(VENV)/installed-bench: TORCH = $(BIN)/python -m pip install --quiet torch==2.13.0
+$(VENV)/installed-bench $(VENV)/installed-test,bench,gpu: TORCH = $(BIN)/python -m pip install --quiet torch==2.13.0
 
 $(VENV)/installed-%: setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

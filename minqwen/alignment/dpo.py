@@ -33,7 +33,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..backend import Array, array_module, to_device
+from ..backend import Array, array_module, to_device, to_numpy
 from ..model.checkpoint import SavesItself
 from ..model.config import QwenConfig, check_params
 from ..params import Params
@@ -66,6 +66,7 @@ def dpo_row(logprobs: Array, reference: Array, beta: float) -> Row:
     >>> row["chosen_reward"], row["rejected_reward"], row["kl"]
     (0.5, -1.0, 0.5)
     """
+    logprobs, reference = to_numpy(logprobs), to_numpy(reference)
     log_ratio = logprobs - reference
     return {
         **ranking(*(float(beta) * log_ratio)),

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ..backend import Array, array_module
+from ..backend import Array, array_module, to_numpy
 from ..model.checkpoint import SavesItself
 from ..model.config import QwenConfig, check_params
 from ..params import Params
@@ -105,9 +105,9 @@ class RewardStage:
         chats = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
         input_ids, real = pad_answers(chats, self.pad_id)  # (2n, T)
         rewards, cache = reward_forward(params, self.config, input_ids, real)
-        chosen, rejected = rewards[:n], rewards[n:]
-        loss, loss_cache = reward_loss_forward(chosen, rejected, self.settings.center_coef)
-        row = {"loss": float(loss), **ranking(chosen, rejected)}
+        loss, loss_cache = reward_loss_forward(rewards[:n], rewards[n:], self.settings.center_coef)
+        on_host = to_numpy(rewards)
+        row = {"loss": float(loss), **ranking(on_host[:n], on_host[n:])}
         row = {key: value * share for key, value in row.items()} | {"tokens": int(real.sum())}
         drewards = array_module(rewards).concatenate(reward_loss_backward(share, loss_cache))
         routers, drouter_logits = router_part(cache.backbone, self.config, real, share)

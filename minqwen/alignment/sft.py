@@ -39,7 +39,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..backend import array_module, to_device
+from ..backend import to_device
 from ..data.packing import batch_rows
 from ..extras import require_extra
 from ..layers.cross_entropy import cross_entropy_forward
@@ -89,9 +89,7 @@ def evaluate_chats(params: Params, config: QwenConfig, batch: Batch, batch_size:
         logits, _ = language_model_forward(
             params, config, piece.input_ids, attention_mask=piece.real, segments=piece.segments
         )
-        xp = array_module(logits)
-        labels, mask = xp.asarray(piece.labels), xp.asarray(piece.loss_mask)
-        piece_loss, _ = cross_entropy_forward(logits, labels, mask)
+        piece_loss, _ = cross_entropy_forward(logits, piece.labels, piece.loss_mask)
         loss += float(piece_loss) * (count_tokens(piece) / tokens)
     return loss
 

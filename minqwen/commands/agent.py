@@ -32,10 +32,11 @@ from ..agent.tools.calculator import calculator_tool
 from ..agent.tools.dictionary import dictionary_tool
 from ..agent.tools.everyday_tools import everyday_tools
 from ..alignment.text_generation import text_generator
+from ..backend import require_device, to_device
 from ..model.checkpoint import load_checkpoint
 from ..tokenizer.bpe import Tokenizer
 from ..tokenizer.special_tokens import IM_START
-from .files import checkpoint_of, read_stdin, require_seed
+from .files import add_device_argument, checkpoint_of, read_stdin, require_seed
 
 EVERYDAY = tuple(tool.name for tool in everyday_tools())
 INTERPRETER = "code_interpreter"
@@ -57,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     who.add_argument("--temperature", type=float, default=0.0, help="0 = the best token (0)")
     who.add_argument("--top-p", type=float, default=1.0, help="1 = all (1)")
     who.add_argument("--seed", type=int, default=0, help="of the sampling (0)")
+    add_device_argument(who)
     tools = parser.add_argument_group("tools")
     tools.add_argument(
         "--tools",
@@ -76,11 +78,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Ask, and print what was thought, done and read as it comes."""
+    require_device(args.device)
     require_seed(args.seed)
     if (args.model is None) == (args.server is None):
         raise ValueError("say who answers: --model FOLDER or --server URL")
     if args.server is not None and args.server_model is None:
         raise ValueError("--server needs --server-model, the name of the model there")
+    if args.server is not None and args.device != "cpu":
+        raise ValueError("--device is of a model of ours, a server has its own")
     question = args.question if args.question is not None else read_stdin()
     shown = Shown(args)
     with chosen_tools(args) as tools:
@@ -154,7 +159,7 @@ def own_model(args: argparse.Namespace, shown: Shown) -> Callable[[str], str]:
     config, params = load_checkpoint(folder)
     tokenizer = Tokenizer.from_pretrained(folder)
     return text_generator(
-        params,
+        to_device(params, args.device),
         config,
         tokenizer,
         max_new_tokens=args.max_new_tokens,

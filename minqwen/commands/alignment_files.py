@@ -23,7 +23,7 @@ from ..tokenizer.chat_templates import TEMPLATES
 from ..tokenizer.chatml import Chat, encode_chat
 from ..tokenizer.special_tokens import ENDOFTEXT, IM_END, IM_START
 from ..training.resume import last_checkpoint, read_training
-from .files import checkpoint_of
+from .files import add_device_argument, checkpoint_of
 
 HOLD_OUT = 4  # first word of the seed
 SHARE = 0.05  # held out, where nothing was given
@@ -71,7 +71,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--tokenizer", type=Path, metavar="PATH", help="if not in the folder of --start-from"
     )
     parser.add_argument("--template", choices=TEMPLATES, default="qwen2", help="of chats (qwen2)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    add_device_argument(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 

@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array
+from ..backend import Array, require_device
 from ..check.tracing.diff_facts import as_dict
 from ..check.tracing.diff_text import text
 from ..check.tracing.tensor_diff import compare_traces
@@ -62,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare, report, and say by the exit code whether the two agree."""
+    require_device(args.device)
     if (args.theirs is None) == (args.against is None):
         raise ValueError("compare with what? Give their file, or --against transformers")
     if args.rtol is not None and not 0 < args.rtol < math.inf:
@@ -83,6 +84,8 @@ def traces(
     if args.against is None:
         theirs = Trace.load(args.theirs)
         if not args.ours.is_dir():
+            if args.device != "cpu":
+                raise ValueError("--device is of a model: of two files nothing is computed anew")
             params = None
             if args.weights is not None:
                 params = load_checkpoint(checkpoint_of(args.weights), dtype=None)[1]

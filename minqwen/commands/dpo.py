@@ -21,6 +21,7 @@ from pathlib import Path
 
 from ..alignment.dpo import dpo
 from ..alignment.settings import DpoSettings
+from ..backend import require_device
 from ..extras import require_extra
 from ..params import Params
 from ..training.progress import wants_bar
@@ -71,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read pairs and models, then train."""
+    require_device(args.device)
     require_extra("matplotlib", *["tqdm"] * wants_bar(not args.quiet))
     require_folder(args.out)
     require_steps_or_epochs(args)

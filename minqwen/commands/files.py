@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ..data.corpora import bilingual_stories, python_reference, standard_library_code
 from ..data.streaming.document_files import Form
@@ -134,6 +135,13 @@ def require_folder(path: Path) -> None:
     """Raise before any work when something that is no folder stands where we want to write."""
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"{path} is a file, not a folder")
+
+
+def add_device_argument(parser: Any) -> None:
+    """Declare --device, on a parser or a group of one; the command then asks require_device."""
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="cuda = a GPU, with CuPy (cpu)"
+    )
 
 
 def require_seed(seed: int) -> None:

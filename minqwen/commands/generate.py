@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..backend import to_device
+from ..backend import require_device, to_device
 from ..model.checkpoint import load_checkpoint
 from ..model.generate import generate
 from ..tokenizer.bpe import Tokenizer
-from .files import checkpoint_of, read_stdin, require_seed
+from .files import add_device_argument, checkpoint_of, read_stdin, require_seed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,13 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the sampling (0)")
     parser.add_argument("--tokenizer", type=Path, metavar="PATH", help="if not in the folder")
     parser.add_argument("--dtype", default="float32", help="of the weights (float32)")
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="(cpu)")
+    add_device_argument(parser)
     parser.add_argument("--special", action="store_true", help="read control tokens in the prompt")
     parser.add_argument("--json", action="store_true", help="print JSON at the end, no stream")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the prompt's continuation as it comes."""
+    require_device(args.device)
     require_seed(args.seed)
     folder = checkpoint_of(args.folder)
     config, params = load_checkpoint(folder, dtype=args.dtype)

@@ -34,12 +34,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .files import require_seed
+from .files import add_device_argument, require_seed
 
 EXPERIMENTS = (
     "long-context", "moe", "alignment", "code", "math", "instructions", "dedup", "agent",
     "precision",
 )  # fmt: skip
+
+ON_CPU = {
+    "alignment": "its models are too small for a gpu",
+    "precision": "its models are too small for a gpu",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="a toy, in half a minute")
     parser.add_argument("--steps", type=int, help="of training")
     parser.add_argument("--seed", type=int, default=0, help="(0)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    add_device_argument(parser)
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
 
 
@@ -57,6 +62,11 @@ def run(args: argparse.Namespace) -> int:
     """Run the laboratory, with one BLAS thread unless the caller says otherwise; see the tour."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     require_seed(args.seed)
+    if args.experiment in ON_CPU and args.device != "cpu":
+        raise ValueError(f"lab {args.experiment} runs on the cpu: {ON_CPU[args.experiment]}")
+    from ..backend import require_device  # brings NumPy, which reads the variable
+
+    require_device(args.device)
     long = args.experiment == "long-context"
     args.out = args.out or Path("lab" if long else f"lab-{args.experiment}")
 
@@ -98,8 +108,6 @@ def _alignment(args: argparse.Namespace, say: Callable[[str], None]) -> dict[str
     from ..lab.alignment_settings import QUICK, AlignmentSettings
     from ..lab.alignment_study import alignment_study
 
-    if args.device != "cpu":
-        raise ValueError("lab alignment runs on the cpu: its models are too small for a gpu")
     settings = _changed(QUICK if args.quick else AlignmentSettings(), args)
     results = alignment_study(args.out, settings, say=say)
     return {"facts": results.facts, "cells": results.cells}

@@ -28,7 +28,7 @@ from ..alignment.reward_model import to_reward_model
 from ..alignment.score import RewardModelScore
 from ..alignment.settings import REPORT_PPO, PpoSettings
 from ..alignment.start_params import params_fingerprint
-from ..backend import Array, to_device
+from ..backend import Array, require_device, to_device
 from ..data.jsonl import on_line
 from ..data.packing import pack_documents
 from ..data.records import read_prompts
@@ -114,6 +114,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read prompts and models, then train."""
+    require_device(args.device)
     require_extra("matplotlib", *["tqdm"] * wants_bar(not args.quiet))
     require_folder(args.out)
     settings = choose_settings(args, PRESETS, OPTIONS)

@@ -30,7 +30,7 @@ from ..alignment.calibration import calibration, plot_calibration
 from ..alignment.reward_model import pair_rewards, to_reward_model
 from ..alignment.reward_training import train_reward_model
 from ..alignment.settings import REPORT_REWARD, RewardSettings
-from ..backend import to_device
+from ..backend import require_device, to_device
 from ..cli import program
 from ..extras import require_extra
 from ..model.config import QwenConfig
@@ -77,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read pairs and model, then train or score."""
+    require_device(args.device)
     require_extra("matplotlib", *["tqdm"] * wants_bar(not args.quiet))
     require_folder(args.out)
     if args.json and not args.score:

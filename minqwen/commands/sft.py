@@ -19,6 +19,7 @@ from pathlib import Path
 
 from ..alignment.settings import REPORT_SFT, SftSettings
 from ..alignment.sft import sft
+from ..backend import require_device
 from ..extras import require_extra
 from ..tokenizer.chatml import TRAIN_ON
 from ..training.progress import wants_bar
@@ -58,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read chats and model, then train."""
+    require_device(args.device)
     require_extra("matplotlib", *["tqdm"] * wants_bar(not args.quiet))
     require_folder(args.out)
     settings = choose_settings(args, PRESETS, OPTIONS)

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array
+from ..backend import Array, require_device, to_device
 from ..check.tracing.trace import trace_model
 from ..check.tracing.trace_file import ENDINGS, Trace
 from ..model.atomic_folder import whole
 from ..model.checkpoint import load_checkpoint
 from ..tokenizer.bpe import Tokenizer
-from .files import checkpoint_of
+from .files import add_device_argument, checkpoint_of
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 
@@ -50,10 +50,14 @@ def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
         "--backward", action="store_true", help="also the loss of the next tokens, and gradients"
     )
     parser.add_argument("--dtype", default="float32", choices=DTYPES, help="(float32)")
+    add_device_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Trace, and write or list what was found."""
+    require_device(args.device)
+    if args.transformers and args.device != "cpu":
+        raise ValueError("--device is of minqwen, transformers are run on the cpu")
     ids = prompt_ids(args)
     if args.out is not None:
         if args.out.is_dir():
@@ -104,9 +108,10 @@ def prompt_ids(args: argparse.Namespace) -> Array:
 
 
 def trace_of_ours(args: argparse.Namespace, ids: Array) -> tuple[Trace, dict[str, Array]]:
-    """Load the model of args.folder and trace it; return its parameters, too."""
+    """Load the model of args.folder and trace it on args.device; return its parameters, too."""
     config, params = load_checkpoint(checkpoint_of(args.folder), dtype=args.dtype)
-    found = trace_model(params, config, ids, backward=args.backward)
+    there = to_device(params, args.device)
+    found = trace_model(there, config, ids, backward=args.backward)
     if args.prompt is not None:
         found.more["prompt"] = args.prompt
     return found, params

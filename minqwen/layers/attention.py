@@ -75,6 +75,7 @@ def attention_forward(
     if mask is not None:
         require_bool("mask", mask, "True = visible")
         require_shape("mask", mask, **({"B": B} if mask.ndim == 3 else {}), T=T, S=S)
+        mask = xp.asarray(mask)
         mask = mask[:, None, None] if mask.ndim == 3 else mask
         scores = xp.where(mask, scores, -xp.inf)
     peak = xp.maximum(scores.max(axis=-1, keepdims=True), np.finfo(scores.dtype).min)
@@ -150,6 +151,7 @@ def mask_bias(mask: Array, like: Array) -> Array:
     array([  0., -inf])
     """
     xp = array_module(like)
+    mask = xp.asarray(mask)
     bias: Array = xp.where(mask, xp.zeros((), like.dtype), -xp.inf)
     return bias.astype(like.dtype, copy=False)
 

@@ -15,9 +15,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from ..backend import Array, array_module
+from ..backend import Array, uniform
 from ..shapes import require_float, require_same_shape
 
 
@@ -42,6 +40,7 @@ def dropout_forward(x: Array, rate: float, rng: Any = None) -> tuple[Array, Drop
         TypeError: x is not floating point.
         ValueError: rate is not in [0, 1), or rng is missing while rate > 0.
 
+    >>> import numpy as np
     >>> y, cache = dropout_forward(np.ones(1000), 0.5, np.random.default_rng(0))
     >>> np.unique(y), bool(abs(y.mean() - 1) < 0.1)
     (array([0., 2.]), True)
@@ -54,8 +53,7 @@ def dropout_forward(x: Array, rate: float, rng: Any = None) -> tuple[Array, Drop
     if rng is None:
         raise ValueError("dropout needs rng, a np.random.Generator, when rate > 0")
 
-    xp = array_module(x)
-    keep = xp.asarray(rng.random(x.shape, dtype=np.float32)) >= rate
+    keep = uniform(x.shape, x, rng) >= rate
     factor = keep.astype(x.dtype) * (1 / (1 - rate))
     factor = factor.astype(x.dtype, copy=False)  # bfloat16 times a float is float32
     return x * factor, DropoutCache(factor)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..backend import Array, array_module, at_least_float32, widen
+from ..backend import Array, add_at, array_module, at_least_float32, widen
 from ..shapes import require_axes, require_float, require_ids, require_shape
 
 
@@ -66,5 +66,5 @@ def embedding_backward(dx: Array, cache: EmbeddingCache) -> Array:
     require_shape("dx", rows, N=ids.size, D=D)
 
     dw = xp.zeros((V, D), dtype=at_least_float32(w))
-    xp.add.at(dw, ids.reshape(-1), rows)
+    add_at(dw, ids.reshape(-1), rows)
     return dw.astype(w.dtype, copy=False)  # type: ignore[no-any-return]

@@ -34,7 +34,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..backend import Array, DType, array_module, at_least_float32, column_sums
+from ..backend import Array, DType, add_at, array_module, at_least_float32, column_sums
 from ..shapes import require_axes, require_bool, require_float, require_ids, require_shape
 from .moe_router import softmax
 
@@ -119,7 +119,7 @@ def count_choices(expert_ids: Array, E: int, real: Array | None = None) -> Array
     if real is None:
         real = xp.ones(len(expert_ids), dtype=bool)
     counts: Array = xp.zeros(E, dtype=np.int64)  # bincount would wait for a GPU to say how long
-    xp.add.at(counts, expert_ids.reshape(-1), xp.repeat(real, K).astype(np.int64))
+    add_at(counts, expert_ids.reshape(-1), xp.repeat(real, K).astype(np.int64))
     return counts
 
 

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..backend import Array, array_module, widen
+from ..backend import Array, array_module, top_k, widen
 from ..shapes import require_axes, require_shape
 from .linear import LinearCache, linear_backward, linear_forward
 
@@ -81,8 +81,7 @@ def moe_router_forward(
 
     router_logits, linear_cache = linear_forward(x, w)  # (N, E)
     probs, _ = softmax(router_logits)
-    # a stable sort leaves equals in their order
-    expert_ids = xp.argsort(-probs, axis=-1, kind="stable")[:, :K]
+    expert_ids = top_k(probs, K)  # of equals the lower number first
     weights = xp.take_along_axis(probs, expert_ids, axis=-1)  # (N, K)
     if norm_topk_prob:
         weights = weights / weights.sum(axis=-1, keepdims=True)  # the largest is at least 1 / E

@@ -29,7 +29,8 @@ from ..layers.dropout import DropoutCache, dropout_backward, dropout_forward
 from ..layers.embedding import EmbeddingCache, embedding_backward, embedding_forward
 from ..layers.moe import MoeCache
 from ..layers.moe_router import MoeRouterCache
-from ..layers.rmsnorm import RMSNormCache, rmsnorm_backward, rmsnorm_forward
+from ..layers.rmsnorm import RMSNormCache
+from ..layers.rmsnorm_fast import fast_rmsnorm_backward, fast_rmsnorm_forward
 from ..params import Params, scopes, unscope
 from ..shapes import require_axes, require_bool, require_shape
 from .config import QwenConfig, check_params
@@ -114,10 +115,10 @@ def backbone_forward(
         real = kv_cache.extend_real(attention_mask, T)
     elif attention_mask is not None:
         require_shape("attention_mask", attention_mask, B=B, S=T)
-        real = xp.asarray(attention_mask)
+        real = attention_mask
     else:
         real = None
-    if positions is None:
+    if positions is None:  # on the host, where the mask is there: nothing need be waited for
         positions = default_positions(real, past, T, segments)
     if not hasattr(positions, "ndim"):
         positions = np.asarray(positions)
@@ -141,6 +142,7 @@ def backbone_forward(
         plan: position_tables(plan, config, positions, key_positions, table, segments)
         for plan in set(plans)
     }
+    seen = None if real is None else xp.asarray(real)
     rate = config.dropout if training else 0.0
     keep = kv_cache is None and not last_only
 
@@ -154,7 +156,7 @@ def backbone_forward(
             layer,
             config,
             tables[plan],
-            real=real,
+            real=seen,
             kv_cache=kv_cache,
             layer=i,
             dropout=rate,
@@ -162,10 +164,11 @@ def backbone_forward(
         )
         if keep:
             blocks.append(block)
+        del block  # where none is kept, this one must not lie beside that of the next layer
     if kv_cache is not None:
         kv_cache.advance(real)
     x = x[:, -1:] if last_only else x[:, -T:]  # the cache may have asked for older tokens again
-    hidden, norm = rmsnorm_forward(x, params[NORM], config.rms_norm_eps)
+    hidden, norm = fast_rmsnorm_forward(x, params[NORM], config.rms_norm_eps)
     return hidden, BackboneCache(embedding, dropout, blocks, norm) if keep else None
 
 
@@ -194,7 +197,7 @@ def backbone_backward(
             f"drouter_logits must be one for each of {len(router_caches(cache))} sparse layers, "
             f"got {len(routed)}"
         )
-    dx, grads[NORM] = rmsnorm_backward(dhidden, cache.norm)
+    dx, grads[NORM] = fast_rmsnorm_backward(dhidden, cache.norm)
     for i in reversed(range(len(cache.blocks))):
         sparse = isinstance(cache.blocks[i].mlp, MoeCache)
         drouter = routed.pop() if sparse and routed else None

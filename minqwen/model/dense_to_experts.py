@@ -58,7 +58,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..backend import Array, at_least_float32, widen
+from ..backend import Array, standard_normal, widen
 from ..shapes import require_axes, require_float, require_shape
 
 ROUTERS = ("grouped", "random")
@@ -231,9 +231,8 @@ def random_places(rows: int, count: int, share: float, rng: np.random.Generator)
 
 def normal(shape: tuple[int, ...], std: float, like: Array, rng: np.random.Generator) -> Array:
     """Draw N(0, std**2) in the dtype of `like`, from float32 or float64 numbers."""
-    double = at_least_float32(like) == np.float64
-    drawn: Array = rng.standard_normal(shape, dtype=np.float64 if double else np.float32)
-    return (drawn * std).astype(like.dtype, copy=False)
+    drawn: Array = standard_normal(shape, like, rng) * std
+    return drawn.astype(like.dtype, copy=False)
 
 
 def scaled(w: Array, factor: float) -> Array:

@@ -257,16 +257,18 @@ class KVCache:
 
         Args:
             new: (B, length + T) bool for all tokens, or (B, T) for the new ones only, or None:
-                the new ones are real.
+                the new ones are real. On the host, also for a model on a GPU, it stays there:
+                what depends on it is then known without waiting.
             new_tokens: T.
         """
-        xp = array_module(self.keys[0])
+        xp = array_module(new, self.real)
         B, total = self.batch_size, self.length + new_tokens
         if new is not None and new.shape == (B, total):
             return xp.asarray(new)  # type: ignore[no-any-return]
         if new is None and self.real is None:
             return None
-        old = xp.ones((B, self.length), dtype=bool) if self.real is None else self.real
+        old = self.real
+        old = xp.ones((B, self.length), dtype=bool) if old is None else xp.asarray(old)
         added = xp.ones((B, new_tokens), dtype=bool) if new is None else xp.asarray(new)
         if added.shape != (B, new_tokens):
             raise ValueError(

@@ -191,7 +191,7 @@ def _row_nats(params: Params, config: QwenConfig, inputs: Array, labels: Array) 
     real = labels != IGNORED  # as an input is real where it has a label
     logits, _ = language_model_forward(params, config, inputs, attention_mask=real)
     xp = array_module(logits)
-    _, cache = cross_entropy_forward(logits, xp.asarray(labels))
+    _, cache = cross_entropy_forward(logits, labels)
     z_label = cache.logits[xp.arange(cache.labels.size), cache.labels]
     nats = xp.where(cache.counted > 0, cache.lse - z_label, 0).astype(np.float64)
     sums: Array = nats.reshape(labels.shape).sum(axis=1)

@@ -190,7 +190,7 @@ BACKWARD = [
     (
         "embedding",
         "repeated ids keep one row",
-        "xp.add.at(dw, ids.reshape(-1), rows)",
+        "add_at(dw, ids.reshape(-1), rows)",
         "dw[ids.reshape(-1)] += rows",
     ),
     ("rmsnorm", "rms taken for constant", "g - x_hat * (g * x_hat)", "g - 0 * (g * x_hat)"),
@@ -1157,7 +1157,7 @@ FORWARD = [
         "weights / weights.sum(axis=-1, keepdims=True)",
         "weights / probs.sum(axis=-1, keepdims=True)",
     ),
-    ("moe_router", "the least likely experts", "xp.argsort(-probs,", "xp.argsort(probs,"),
+    ("moe_router", "the least likely experts", "top_k(probs, K)", "top_k(-probs, K)"),
     (
         "moe_router",
         "logits as weights",
@@ -1418,7 +1418,7 @@ WIRING = [
     (
         "backbone",
         "padding mask not passed on",
-        "            real=real,\n",
+        "            real=seen,\n",
         "            real=None,\n",
     ),
     (
@@ -1674,14 +1674,14 @@ def _with_drouter_logits(module):
 CHOICE = [
     (
         "ties to the higher index",
-        'xp.argsort(-probs, axis=-1, kind="stable")[:, :K]',
+        "top_k(probs, K)",
         'xp.argsort(probs, axis=-1, kind="stable")[:, ::-1][:, :K]',
         lambda m: m.moe_router_forward(np.ones((1, 1)), np.zeros((3, 1)), 2)[1].tolist(),
     ),
     (
         "ties anyhow: a sort that is not stable",
-        'axis=-1, kind="stable")[:, :K]',
-        "axis=-1)[:, :K]",
+        "top_k(probs, K)",
+        "xp.argsort(-probs, axis=-1)[:, :K]",
         lambda m: m.moe_router_forward(np.ones((1, 1)), np.arange(300.0)[:, None] % 3, 9)[
             1
         ].tolist(),

@@ -417,6 +417,13 @@ def fake_cupy():
     xp.random.default_rng = default_rng
     xp.cuda = Namespace("cuda")
     xp.cuda.is_available = xp.is_available = lambda: True
+    xp.cuda.Stream = Namespace("Stream")
+    xp.cuda.Stream.null = Namespace("Stream.null")
+    xp.cuda.Stream.null.synchronize = lambda: sync("synchronize")
+    xp.cuda.runtime = Namespace("runtime")
+    xp.cuda.runtime.getDeviceProperties = lambda number: {"name": b"strict fake"}
+    xp.cuda.runtime.runtimeGetVersion = xp.cuda.runtime.driverGetVersion = lambda: 0
+    xp.__version__ = NAMES["version"]
     xp.ndarray = DeviceArray
     xp.asnumpy = asnumpy
     xp.get_array_module = lambda *arrays: (

@@ -142,7 +142,7 @@ FORWARD = (
     ),
 )
 
-_ADD = "xp.add.at(dw, ids.reshape(-1), rows)"
+_ADD = "add_at(dw, ids.reshape(-1), rows)"
 BACKWARD = (
     Mistake(
         "last_one_kept",
@@ -154,7 +154,7 @@ BACKWARD = (
     Mistake(
         "mean_of_repeats",
         _ADD,
-        "xp.add.at(dw, ids.reshape(-1), rows / (ids.reshape(-1, 1) == ids.reshape(-1)).sum("
+        "add_at(dw, ids.reshape(-1), rows / (ids.reshape(-1, 1) == ids.reshape(-1)).sum("
         "axis=0)[:, None])",
         "the gradients of an id are averaged over its occurrences, not summed.",
         "Try a text with one id twice: the row must get both gradients in full.",
@@ -163,14 +163,14 @@ BACKWARD = (
     Mistake(
         "mean_of_tokens",
         _ADD,
-        "xp.add.at(dw, ids.reshape(-1), rows / len(rows))",
+        "add_at(dw, ids.reshape(-1), rows / len(rows))",
         "dw is divided by the number of tokens.",
         "That division belongs to the loss, if anywhere: the sum is wanted here.",
     ),
     Mistake(
         "padding_no_gradient",
         _ADD,
-        "xp.add.at(dw, ids.reshape(-1), rows * (ids.reshape(-1, 1) != 0))",
+        "add_at(dw, ids.reshape(-1), rows * (ids.reshape(-1, 1) != 0))",
         "row 0 gets no gradient, as padding in some libraries; here 0 is a token like any other.",
         "Which row of dw is zero although its id occurs?",
         "convention",
@@ -178,28 +178,28 @@ BACKWARD = (
     Mistake(
         "last_text_only",
         _ADD,
-        "xp.add.at(dw, ids.reshape(-1, ids.shape[-1])[-1], rows[-ids.shape[-1] :])",
+        "add_at(dw, ids.reshape(-1, ids.shape[-1])[-1], rows[-ids.shape[-1] :])",
         "only the last text of the batch is counted: the others were overwritten.",
         "Look for = in place of += in a loop over the batch.",
     ),
     Mistake(
         "neighbour_row",
         _ADD,
-        "xp.add.at(dw, ids.reshape(-1) - 1, rows)",
+        "add_at(dw, ids.reshape(-1) - 1, rows)",
         "the gradient goes to the row before that of the id.",
         "Give one id alone: which row of dw is not zero?",
     ),
     Mistake(
         "scaled_by_root",
         _ADD,
-        "xp.add.at(dw, ids.reshape(-1), rows * D**0.5)",
+        "add_at(dw, ids.reshape(-1), rows * D**0.5)",
         "dw is multiplied by sqrt(D), but the forward pass has no such factor.",
         "All numbers are off by one factor: what is its square?",
     ),
     Mistake(
         "dy_ignored",
         _ADD,
-        "xp.add.at(dw, ids.reshape(-1), 0 * rows + 1)",
+        "add_at(dw, ids.reshape(-1), 0 * rows + 1)",
         "the incoming gradient is not used: each row counts how often its id occurs.",
         "Double dy: dw must double.",
     ),

@@ -110,7 +110,7 @@ _CALL = "x_sorted[rows], w_gate_up[e, :Fe], w_gate_up[e, Fe:], w_down[e]"
 _LOOP = "    for e, rows in segments:\n"
 _TAKE = "xp.take_along_axis(probs, expert_ids, axis=-1)  # (N, K)"
 _SOFTMAX = "probs, _ = softmax(router_logits)"
-_SORT = 'xp.argsort(-probs, axis=-1, kind="stable")[:, :K]'
+_SORT = "top_k(probs, K)"
 _RUN = "moe_experts_forward(rows, ids, weights, w_gate_up, w_down)"
 FORWARD = (
     Mistake(
@@ -165,8 +165,8 @@ FORWARD = (
     ),
     Mistake(
         "least_likely",
-        "xp.argsort(-probs,",
-        "xp.argsort(probs,",
+        _SORT,
+        "top_k(-probs, K)",
         "the experts with the smallest probabilities are chosen.",
         "Try the router alone: minqwen check moe_router.",
         module=ROUTER,

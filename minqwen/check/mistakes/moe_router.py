@@ -100,7 +100,7 @@ PROBES = (
     ),
 )
 
-_SORT = 'xp.argsort(-probs, axis=-1, kind="stable")[:, :K]'
+_SORT = "top_k(probs, K)"
 _TAKE = "xp.take_along_axis(probs, expert_ids, axis=-1)  # (N, K)"
 _SOFTMAX = "probs, _ = softmax(router_logits)"
 _DIVIDE = "weights / weights.sum(axis=-1, keepdims=True)"
@@ -155,15 +155,15 @@ FORWARD = (
     ),
     Mistake(
         "least_likely",
-        "xp.argsort(-probs,",
-        "xp.argsort(probs,",
+        _SORT,
+        "top_k(-probs, K)",
         "the experts with the smallest probabilities are chosen.",
         "In which direction does a sort run?",
     ),
     Mistake(
         "one_too_few",
-        "[:, :K]",
-        "[:, : K - 1]",
+        _SORT,
+        "top_k(probs, K - 1)",
         "each token gets one expert too few.",
         "Count the columns of the result.",
     ),

@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from ...backend import Array, to_numpy
+from ...backend import Array, array_module, to_numpy
 from ...layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from ...model.backbone import BackboneCache, backbone_backward, backbone_forward
 from ...model.config import QwenConfig
@@ -104,8 +104,10 @@ def trace_model(
     with trace(most_probs) as t:
         logits, cache = language_model_forward(params, config, ids, attention_mask=attention_mask)
     if backward:
-        loss, loss_cache = cross_entropy_forward(logits[:, :-1], ids[:, 1:], counted)
-        dlogits = np.zeros_like(logits)
+        xp = array_module(logits)
+        labels, counted = xp.asarray(ids[:, 1:]), xp.asarray(counted)
+        loss, loss_cache = cross_entropy_forward(logits[:, :-1], labels, counted)
+        dlogits = xp.zeros_like(logits)
         dlogits[:, :-1] = cross_entropy_backward(1.0, loss_cache)
         t.add("loss", "", loss)
         with trace(most_probs) as back:
