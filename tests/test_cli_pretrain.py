@@ -154,3 +154,33 @@ def test_the_losses_on_routers_can_be_set(text, tmp_path, capsys):
     assert "this one has none" in error_of(capsys, *dense)
     assert main(["shapes", str(out)]) == 0
     assert "8 experts of width 48, 2 for each token" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_the_precision_can_be_set_and_belongs_to_the_run(text, tmp_path, capsys, precision):
+    pytest.importorskip("ml_dtypes")
+    out = tmp_path / "run"
+    assert main(words(text, out, "--precision", precision)) == 0
+    assert read_training(out / "checkpoint")["settings"]["precision"] == precision
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text("utf-8").splitlines()]
+    scaled = [row["step"] for row in rows if "loss_scale" in row]
+    assert scaled == ([1, 2, 3, 4] if precision == "float16" else [])
+    error = error_of(capsys, *words(text, out, "--precision", "float32", "--dtype", "float64"))
+    assert "has settings.dtype = 'float32', not 'float64'" in error
+    if precision != "float32":  # float32 is what --precision says by itself
+        error = error_of(capsys, *words(text, out, steps=8))
+        assert f"has settings.precision = '{precision}', not 'float32'" in error
+        more = ("--precision", precision, "--dtype", "float64")
+        error = error_of(capsys, *words(text, tmp_path / "no", *more))
+        assert f"precision must be float32 where dtype is float64, got '{precision}'" in error
+    assert main(words(text, out, "--precision", precision, steps=5)) == 0
+    assert steps_in(out)[-1] == 5
+    assert not (tmp_path / "no").exists()
+
+
+def test_bfloat16_without_its_package_is_named_before_any_work(text, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    monkeypatch.setattr(command, "train", None)  # the tokenizer is the first work
+    error = error_of(capsys, *words(text, tmp_path / "run", "--precision", "bfloat16"))
+    assert "ml_dtypes is missing: pip install 'minqwen[hf]'" in error
+    assert not (tmp_path / "run").exists()

@@ -26,6 +26,8 @@ LONG = {  # they train models: in `make ci` only
     "13_dpo",
     "14_data_pipeline",
     "15_agents",
+    "16_mixed_precision",
+    "17_two_processes",
 }
 each_run = pytest.mark.parametrize(
     "path",

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..backend import Array
+from ..backend import Array, require_device
 from ..cli import program
 from ..data.packing import pack_documents
 from ..extras import require_extra
@@ -30,12 +30,19 @@ from ..params import Params
 from ..tokenizer.bpe import Tokenizer
 from ..training.communicator import find_communicator
 from ..training.data_parallel import require_shared
+from ..training.mixed_precision import PRECISIONS, precision_dtype
 from ..training.pretrain import pretrain
 from ..training.progress import wants_bar
 from ..training.resume import last_checkpoint, read_training
 from ..training.settings import PretrainSettings
 from ..training.together import Together
-from .files import add_text_arguments, checkpoint_of, read_documents, require_folder
+from .files import (
+    add_device_argument,
+    add_text_arguments,
+    checkpoint_of,
+    read_documents,
+    require_folder,
+)
 from .train_tokenizer import train
 
 SEPARATOR = "<|endoftext|>"
@@ -72,9 +79,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     steps.add_argument("--seed", type=int, default=0, help="(0)")
     steps.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     steps.add_argument(
+        "--precision", choices=PRECISIONS, default="float32", help="to compute in (float32)"
+    )
+    steps.add_argument(
         "--threads", type=int, default=1, help="pieces of a batch at work at the same time (1)"
     )
-    steps.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    add_device_argument(steps)
     steps.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -89,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
 
     The first process alone reads and writes files.
     """
+    require_device(args.device)
     communicator = find_communicator()
     params: Params | None = None
     tokenizer: Tokenizer | None = None
@@ -129,6 +140,7 @@ def prepare(
         tokenizer: saved with the model.
     """
     require_extra("matplotlib", *["tqdm"] * wants_bar(not args.quiet))
+    precision_dtype(args.precision)  # bfloat16 needs a package too
     require_folder(args.out)
     settings = PretrainSettings(
         steps=args.steps,
@@ -143,6 +155,7 @@ def prepare(
         router_loss_pooled=args.pool_router_loss,
         seed=args.seed,
         dtype=args.dtype,
+        precision=args.precision,
         checkpoint_every=args.checkpoint_every,
         eval_every=args.eval_every,
         validation_share=args.validation,

@@ -30,14 +30,17 @@ Paper:    Qwen Technical Report, 2.4 Training: batches of 4M tokens. How they we
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..backend import Array, array_module
 from ..data.packing import document_segments
-from ..layers.cross_entropy import IGNORED, cross_entropy_backward, cross_entropy_forward
+from ..layers.cross_entropy import IGNORED, cross_entropy_forward
+from ..layers.cross_entropy_in_place import cross_entropy_in_place
+from ..model.chunked_head import chunked_head_backward, chunked_head_forward
 from ..model.config import QwenConfig
 from ..model.language_model import (
     language_model_backward,
@@ -48,6 +51,7 @@ from ..model.moe_fields import sparse_layers
 from ..model.router_loss import expert_counts, router_loss_backward, router_loss_forward
 from ..params import Params, add_into
 from .in_order import in_order
+from .loss_scaling import unscale
 
 
 class Batch(NamedTuple):
@@ -105,17 +109,21 @@ def loss_and_grads(
     z_loss_coef: float = 0.0,
     pool_router_layers: bool = False,
     threads: int = 1,
+    loss_scale: float = 1.0,
+    chunked_head: bool = False,
 ) -> LossAndGrads:
     """Return what one batch with the tokens of all micro-batches would give.
 
     Args:
-        params: of the model.
+        params: of the model; of 16 bits, see mixed_precision.py, they still give gradients of 32.
         config: of the model; its dropout acts.
         micro_batches: pieces of a batch, with any numbers of rows and of counted tokens.
         seed: of the dropout; each piece draws its own numbers.
         z_loss_coef: of the z-loss on the routers.
         pool_router_layers: balance the experts of all layers together, see router_loss.py.
         threads: pieces at work at the same time; changes no bit of the result, see in_order.
+        loss_scale: on each way back, and taken out of its gradient again; see loss_scaling.py.
+        chunked_head: hold no array of all logits, see model/chunked_head.py: slower, less memory.
 
     Raises:
         ValueError: no token counts.
@@ -124,7 +132,8 @@ def loss_and_grads(
     if tokens == 0:
         raise ValueError("the batch has no token that counts in the loss")
     options: dict[str, Any] = {"z_coef": z_loss_coef, "pool_layers": pool_router_layers}
-    sums = sum_pieces(params, config, micro_batches, tokens, seed, threads=threads, **options)
+    options |= {"threads": threads, "loss_scale": loss_scale, "chunked_head": chunked_head}
+    sums = sum_pieces(params, config, micro_batches, tokens, seed, **options)
     return finish(sums, config, tokens)
 
 
@@ -132,7 +141,7 @@ class PieceSums(NamedTuple):
     loss: Any  # (), sum of share_i * loss_i
     aux_loss: Any  # (), sum of share_i * balance_i
     load: Any  # (sparse layers, E) int, choices of each expert; 0 = dense, or no piece
-    grads: Params  # empty where no token counts
+    grads: Params  # in float32 or wider, not scaled; empty where no token counts
 
 
 def sum_pieces(
@@ -144,6 +153,8 @@ def sum_pieces(
     *,
     first: int = 0,
     threads: int = 1,
+    loss_scale: float = 1.0,
+    chunked_head: bool = False,
     **options: Any,
 ) -> PieceSums:
     """Add up what these pieces of a batch contribute to it.
@@ -156,12 +167,15 @@ def sum_pieces(
         seed: of the dropout.
         first: number of the first of these pieces in the batch; it is part of a piece's seed.
         threads: pieces at work at the same time; the sum is the same, see in_order.
+        loss_scale: see loss_and_grads; each piece is divided by it before it is added.
+        chunked_head: see loss_and_grads.
         options: of router_loss_forward.
     """
 
     def compute(piece: tuple[int, Batch, int]) -> PieceSums:
         i, batch, n = piece
-        return _piece(params, config, batch, n / tokens, np.random.default_rng([*seed, i]), options)
+        rng = np.random.default_rng([*seed, i])
+        return _piece(params, config, batch, n / tokens, loss_scale, chunked_head, rng, options)
 
     counted = [(i, batch, count_tokens(batch)) for i, batch in enumerate(micro_batches, first)]
     loss: Any = 0.0
@@ -189,6 +203,8 @@ def _piece(
     config: QwenConfig,
     batch: Batch,
     share: float,
+    loss_scale: float,
+    chunked_head: bool,
     rng: np.random.Generator,
     options: dict[str, Any],
 ) -> PieceSums:
@@ -197,26 +213,27 @@ def _piece(
     A function of its own, so that all activations are freed before the next piece begins. The
     numbers stay on the device.
     """
-    logits, cache = language_model_forward(
-        params,
-        config,
-        batch.input_ids,
-        attention_mask=batch.real,
-        segments=batch.segments,
-        training=True,
-        rng=rng,
-    )
-    assert cache is not None  # without kv_cache there is one
-    loss, loss_cache = cross_entropy_forward(logits, *_on_device(batch, logits))
-    dlogits = cross_entropy_backward(share, loss_cache)
-    routers = router_caches(cache)
+    inputs: dict[str, Any] = {
+        "attention_mask": batch.real, "segments": batch.segments, "training": True, "rng": rng,
+    }  # fmt: skip
+    dloss = share * loss_scale
+    back: Callable[..., Params]
+    if chunked_head:
+        loss, cache = chunked_head_forward(
+            params, config, batch.input_ids, batch.labels, batch.loss_mask, **inputs
+        )
+        back, routers = partial(chunked_head_backward, dloss, cache), router_caches(cache.backbone)
+    else:
+        logits, model = language_model_forward(params, config, batch.input_ids, **inputs)
+        # the logits become their gradient
+        loss, dlogits = cross_entropy_in_place(logits, batch.labels, batch.loss_mask, dloss)
+        back, routers = partial(language_model_backward, dlogits, model), router_caches(model)
     if not routers:
-        return PieceSums(loss * share, 0.0, 0, language_model_backward(dlogits, cache))
+        return PieceSums(loss * share, 0.0, 0, unscale(back(), loss_scale))
     coef = config.router_aux_loss_coef
-    real = None if batch.real is None else array_module(logits).asarray(batch.real)
+    real = None if batch.real is None else array_module(loss).asarray(batch.real)
     _, balance, router_cache = router_loss_forward(routers, coef, real, **options)
-    drouter_logits = router_loss_backward(share, router_cache)
-    grads = language_model_backward(dlogits, cache, drouter_logits)
+    grads = unscale(back(router_loss_backward(dloss, router_cache)), loss_scale)
     return PieceSums(loss * share, balance * share, expert_counts(routers, real), grads)
 
 
@@ -251,14 +268,8 @@ def evaluate(
         )
         if cache is not None and (routers := router_caches(cache)):
             load = load + expert_counts(routers)
-        piece_loss, _ = cross_entropy_forward(logits, *_on_device(batch, logits))
+        piece_loss, _ = cross_entropy_forward(logits, batch.labels, batch.loss_mask)
         loss += float(piece_loss) * (count_tokens(batch) / tokens)
     if not any(sparse_layers(config)):
         return Evaluation(loss)
     return Evaluation(loss, (load / load.sum(axis=1, keepdims=True)).tolist())
-
-
-def _on_device(batch: Batch, like: Array) -> tuple[Array, Array | None]:
-    xp = array_module(like)
-    mask = batch.loss_mask
-    return xp.asarray(batch.labels), None if mask is None else xp.asarray(mask)

@@ -51,7 +51,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..backend import Array, array_module, to_numpy
+from ..backend import Array, array_module, at_least_float32, to_numpy
 from ..model.config import QwenConfig
 from ..model.moe_fields import sparse_layers
 from ..params import Params
@@ -148,6 +148,7 @@ def data_parallel_loss_and_grads(
     z_loss_coef: float = 0.0,
     pool_router_layers: bool = False,
     threads: int = 1,
+    loss_scale: float = 1.0,
 ) -> LossAndGrads:
     """Return what loss_and_grads would give for the pieces of all processes; collective.
 
@@ -161,6 +162,7 @@ def data_parallel_loss_and_grads(
         z_loss_coef: of the z-loss on the routers.
         pool_router_layers: balance the experts of all layers together, see router_loss.py.
         threads: pieces at work at the same time in this process.
+        loss_scale: see loss_and_grads, the same in every process.
 
     Raises:
         ValueError: no token counts, in any process.
@@ -170,10 +172,9 @@ def data_parallel_loss_and_grads(
     if tokens == 0:
         raise ValueError("the batch has no token that counts in the loss")
     options: dict[str, Any] = {"z_coef": z_loss_coef, "pool_layers": pool_router_layers}
+    options |= {"first": first, "threads": threads, "loss_scale": loss_scale}
     try:
-        sums = sum_pieces(
-            params, config, micro_batches, tokens, seed, first=first, threads=threads, **options
-        )
+        sums = sum_pieces(params, config, micro_batches, tokens, seed, **options)
     except FloatingPointError as error:  # np.errstate(all="raise"): the others know nothing of it
         raise ArithmeticError(f"process {communicator.rank}: {error}") from error
     return finish(sum_over_ranks(sums, params, config, communicator), config, tokens)
@@ -197,8 +198,11 @@ def sum_over_ranks(
 
     grads: Params = {}
     for key in sorted(params):  # one order in every process
-        xp, g = array_module(params[key]), sums.grads.get(key)
-        grads[key] = xp.zeros_like(params[key]) if g is None else xp.ascontiguousarray(g)
+        w, g = params[key], sums.grads.get(key)
+        xp = array_module(w)
+        if g is None:  # zeros as the others send them: of 32 bits, also where w has 16
+            g = xp.zeros(w.shape, at_least_float32(w))
+        grads[key] = xp.ascontiguousarray(g)
     for views in buckets(grads.values()):
         _sum_bucket(views, communicator)
     return PieceSums(

@@ -15,6 +15,9 @@ finite must be asked before clipping: one infinity would make the norm infinite 
 A loss that is itself NaN looks like an overflow, and no scale mends it. So a scale that would fall
 below `smallest` ends the run instead.
 
+A skipped step has used up its rows and its place on the schedule of the learning rate; for AdamW,
+which corrects its means by the number of updates, it has not been.
+
 Paper:    none of Qwen's reports: bfloat16 has the range of float32 and needs no scale.
 Origin:   Micikevicius et al. 2018, arXiv:1710.03740, section 3.2; the numbers are PyTorch's.
 Differs:  PyTorch's scale may fall without end; DeepSpeed has a smallest one too.
@@ -35,6 +38,7 @@ LARGEST = float(np.finfo(np.float32).max)  # the scale is multiplied in float32
 class LossScale(NamedTuple):
     scale: float = 65536.0
     good_steps: int = 0  # in a row, since the last change of the scale
+    skipped: int = 0  # steps without an update, in all
 
 
 def unscale(grads: Params, scale: float) -> Params:
@@ -43,6 +47,8 @@ def unscale(grads: Params, scale: float) -> Params:
     >>> unscale({"w": np.array([1.5], np.float16)}, 65536.0)["w"] * 65536
     array([1.5], dtype=float32)
     """
+    if scale == 1:
+        return {key: widen(g) for key, g in grads.items()}  # float32 and float64 without a copy
     return {key: widen(g) / float(scale) for key, g in grads.items()}
 
 
@@ -65,7 +71,7 @@ def next_loss_scale(
     interval: int = 2000,
     smallest: float = 1.0,
 ) -> LossScale:
-    """Return the scale for the next step.
+    """Return the scale for the next step, and count this one if it has to be skipped.
 
     Args:
         state: of this step.
@@ -80,9 +86,9 @@ def next_loss_scale(
         ValueError: a number makes no sense.
 
     >>> next_loss_scale(LossScale(8.0, 1), True, interval=2)
-    LossScale(scale=16.0, good_steps=0)
+    LossScale(scale=16.0, good_steps=0, skipped=0)
     >>> next_loss_scale(LossScale(8.0, 1), False)
-    LossScale(scale=4.0, good_steps=0)
+    LossScale(scale=4.0, good_steps=0, skipped=1)
     """
     if not (growth >= 1 and 0 < backoff < 1 and interval >= 1 and smallest >= 0):
         raise ValueError(
@@ -96,8 +102,8 @@ def next_loss_scale(
                 f"gradients are not finite with a loss scale of {state.scale:g}: this is no "
                 "overflow that a smaller scale would mend"
             )
-        return LossScale(scale, 0)
+        return LossScale(scale, 0, state.skipped + 1)
     if state.good_steps + 1 < interval:
-        return LossScale(state.scale, state.good_steps + 1)
+        return state._replace(good_steps=state.good_steps + 1)
     larger = state.scale * growth
-    return LossScale(larger if larger <= LARGEST else state.scale, 0)
+    return state._replace(scale=larger if larger <= LARGEST else state.scale, good_steps=0)

@@ -4,7 +4,8 @@
     {"step": 1, "validation_loss": 7.5}
 
 A mixture of experts adds aux_loss and max_load to the first kind, and to the second expert_load, a
-list for each sparse layer of the share of the choices that fell on each expert.
+list for each sparse layer of the share of the choices that fell on each expert. A run in float16
+adds loss_scale and skipped (steps without an update so far); a skipped step has no grad_norm.
 
 Lines are only ever added at the end, so a kill can damage no more than the last one.
 """

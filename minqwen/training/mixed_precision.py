@@ -34,8 +34,13 @@ layers do so by themselves when they are given arrays of 16 bits. What is not:
     statistics of the norms         layers/rmsnorm.py
     RoPE frequencies, tables, turn  layers/rope.py
     scores, softmax, and its sums   layers/block_attention.py; the router's softmax too
-    loss                            layers/cross_entropy.py
+    loss                            layers/cross_entropy.py; the router's losses too
+    sums over pieces and processes  accumulate.py, data_parallel.py
+    norm of the gradient            grad_clip.py
     masters, AdamW's m and v        adamw.py
+
+`minqwen pretrain --precision` and `minqwen lab precision` compute their gradients by the same
+lines, sum_pieces of accumulate.py. With float32, nothing is rounded and nothing is copied.
 
 Paper:    Qwen Technical Report, 2.4 Training: "BFloat16 mixed precision". What stays float32 is
           not published, but for the RoPE frequencies (2.3.1).
@@ -47,19 +52,16 @@ Differs:  attention multiplies its weights with the values in float32; GPU code 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
 from ..backend import Array, DType, array_module
 from ..extras import require_extra
-from ..layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from ..model.config import QwenConfig
-from ..model.language_model import language_model_backward, language_model_forward
-from ..model.moe_fields import sparse_layers
 from ..params import Params
-from .accumulate import Batch
-from .loss_scaling import unscale
+from .accumulate import Batch, count_tokens, sum_pieces
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -158,6 +160,18 @@ def to_precision(x: Array, precision: str) -> Array:
         return x.astype(dtype)
 
 
+def silent_overflow(precision: str) -> AbstractContextManager[object]:
+    """Return a block in which 16 bits overflow without a warning: all_finite says so, in one place.
+
+    >>> with silent_overflow("float16"):
+    ...     np.full(1, 60000, np.float16) * np.float16(2)
+    array([inf], dtype=float16)
+    """
+    if precision == "float32":
+        return nullcontext()
+    return np.errstate(over="ignore", invalid="ignore")
+
+
 def half_params(masters: Params, precision: str) -> Params:
     """Return the parameters as forward and backward see them; the masters stay as they are.
 
@@ -173,17 +187,17 @@ def mixed_loss_and_grads(
     batch: Batch,
     precision: str,
     loss_scale: float = 1.0,
-    rng: Any = None,
+    seed: Sequence[int] = (),
 ) -> tuple[Array, Params]:
-    """Return the loss of a batch and its gradient, computed in a precision.
+    """Return the loss of a batch and its gradient, computed in a precision; waits for no GPU.
 
     Args:
         masters: parameters, float32. Parameters of 16 bits are used as they are: no masters.
-        config: of a dense model; its dropout acts when rng is given.
+        config: of the model; its dropout acts.
         batch: see accumulate.Batch; on the host.
         precision: one of PRECISIONS.
         loss_scale: what the backward pass starts from, and what its end is divided by.
-        rng: np.random.Generator, or None: no dropout.
+        seed: of the dropout.
 
     Returns:
         loss: () float32, mean over the counted tokens, in nats, not scaled.
@@ -191,23 +205,12 @@ def mixed_loss_and_grads(
             infinite or NaN: see loss_scaling.all_finite.
 
     Raises:
-        ImportError, TypeError, ValueError: see to_precision.
-        NotImplementedError: the model has experts, whose routers have losses of their own.
+        ImportError, TypeError, ValueError: see to_precision; ValueError: no token counts.
     """
-    if any(sparse_layers(config)):
-        raise NotImplementedError("mixed precision is for dense models: the config has experts")
+    tokens = count_tokens(batch)
+    if tokens == 0:
+        raise ValueError("the batch has no token that counts in the loss")
     half = half_params(masters, precision)
-    with np.errstate(over="ignore", invalid="ignore"):  # all_finite says so, in one place
-        logits, cache = language_model_forward(
-            half,
-            config,
-            batch.input_ids,
-            attention_mask=batch.real,
-            segments=batch.segments,
-            training=rng is not None,
-            rng=rng,
-        )
-        loss, loss_cache = cross_entropy_forward(logits, batch.labels, batch.loss_mask)
-        dlogits = cross_entropy_backward(loss_scale, loss_cache)
-        grads = language_model_backward(dlogits, cache)
-    return loss, unscale(grads, loss_scale)
+    with silent_overflow(precision):
+        sums = sum_pieces(half, config, [batch], tokens, seed, loss_scale=loss_scale)
+    return sums.loss, sums.grads

@@ -3,12 +3,15 @@
 A run goes on as if it had never stopped only if everything else is as it was, so training.json
 holds the kind of run, the config, the settings and a fingerprint of the data. What differs, or is
 damaged, is named. A run from before the kind was noted goes on without that comparison.
+
+A run in float16 has a loss scale beside its parameters and AdamW's state, in loss_scale.json.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +22,7 @@ from ..model.checkpoint import load_checkpoint, read_npz
 from ..model.config import QwenConfig
 from ..params import Params, name_list
 from .adamw import AdamWState
+from .loss_scaling import LossScale
 from .settings import PretrainSettings
 
 Training = dict[str, Any]  # training.json: stage, config, settings, rows, validation_rows
@@ -168,6 +172,42 @@ def read_state(path: Path, params: Params) -> AdamWState:
         "m": {key: arrays[f"m.{key}"] for key in params},
         "v": {key: arrays[f"v.{key}"] for key in params},
     }
+
+
+def write_loss_scale(folder: Path, loss_scale: LossScale) -> None:
+    """Write folder/loss_scale.json."""
+    text = json.dumps(loss_scale._asdict(), allow_nan=False) + "\n"
+    (folder / "loss_scale.json").write_text(text, encoding="utf-8")
+
+
+def read_loss_scale(checkpoint: Path) -> LossScale:
+    """Return what write_loss_scale wrote into a checkpoint.
+
+    Raises:
+        ValueError: it is missing or damaged.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> write_loss_scale(folder, LossScale(1024.0, good_steps=7, skipped=2))
+    >>> read_loss_scale(folder)
+    LossScale(scale=1024.0, good_steps=7, skipped=2)
+    """
+    path = checkpoint / "loss_scale.json"
+    if not path.is_file():
+        raise ValueError(f"{checkpoint} cannot be resumed in float16, it has no loss_scale.json")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _damaged(path, error) from None
+    if not isinstance(found, dict):
+        raise _damaged(path, "it holds no JSON object")
+    scale = found.get("scale")
+    right = {"scale": isinstance(scale, float) and 0 < scale < math.inf}
+    for name in ("good_steps", "skipped"):
+        right[name] = type(found.get(name)) is int and found[name] >= 0
+    if wrong := [name for name, is_right in right.items() if not is_right]:
+        raise _damaged(path, f"missing or wrong {name_list(wrong)}")
+    return LossScale(found["scale"], found["good_steps"], found["skipped"])
 
 
 def _damaged(path: Path, why: object) -> ValueError:

@@ -2,6 +2,7 @@
 
     run/checkpoint/           what load_checkpoint opens: config.json, weights, tokenizer.json
         state.npz             AdamW's step, m and v
+        loss_scale.json       loss scale of a run in float16; see resume.py
         training.json         config, settings, fingerprints of the data; see resume.py
         steps.json            steps of a run where not all are updates (online DPO)
     run/metrics.jsonl         see metrics.py

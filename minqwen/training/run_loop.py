@@ -151,6 +151,9 @@ def run_loop(
                         if plot is not None and learner.step != s.steps:
                             plot(folder)  # the last one is drawn below, with the last look
                 shown.step(row)
+                if "loss_scale" in row and "grad_norm" not in row:
+                    told = f"overflow at a loss scale of {row['loss_scale']:g}, no update"
+                    shown.note(f"step {row['step']}: {told}")
         except (KeyboardInterrupt, SystemExit):
             with interrupts.held():
                 if learner.step > saved:

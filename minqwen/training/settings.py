@@ -2,8 +2,8 @@
 
 Paper:    Qwen Technical Report, 2.4 Training: AdamW with betas 0.9 and 0.95 and eps 1e-8, cosine
           to 10 % of the peak rate (3e-4 for the 7B model), context 2048, batches of 4M tokens.
-Differs:  float32 throughout instead of bfloat16 (mixed_precision.py has it). Batch, steps and
-          warm-up have toy defaults.
+Differs:  float32 throughout by default; the report's bfloat16 is precision="bfloat16", see
+          mixed_precision.py. Batch, steps and warm-up have toy defaults.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
+
+from .mixed_precision import PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,9 @@ class PretrainSettings:
     router_loss_pooled: bool = False  # balance the experts of all layers together: router_loss.py
     separator_id: int | None = None  # documents of a row do not see each other; None: they do
     seed: int = 0  # of fresh parameters, of the order of the rows and of dropout
-    dtype: str = "float32"
+    dtype: str = "float32"  # of the parameters and of AdamW's means
+    precision: str = "float32"  # of forward and backward: mixed_precision.py; float32 = as dtype
+    loss_scale_interval: int = 2000  # with float16: finite steps after which the scale doubles
     checkpoint_every: int = 100  # steps
     eval_every: int = 100  # steps between looks at the validation rows; 0 = only at the end
     validation_share: float = 0.0  # of the rows, held out when no validation rows are given
@@ -56,6 +60,7 @@ class PretrainSettings:
             seed=0,
             checkpoint_every=1,
             eval_every=0,
+            loss_scale_interval=1,
         )
         require_kinds(self)
         require_optimizer(self)
@@ -65,6 +70,9 @@ class PretrainSettings:
         require_in(self, "accumulate", fits, f"at most batch_size={self.batch_size}")
         if self.separator_id is not None:
             require_whole(self, separator_id=0)
+        require_in(self, "precision", self.precision in PRECISIONS, f"one of {list(PRECISIONS)}")
+        fits = self.precision == "float32" or self.dtype == "float32"
+        require_in(self, "precision", fits, f"float32 where dtype is {self.dtype}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold, which knows no infinity: no clipping is written as None.

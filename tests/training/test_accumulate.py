@@ -10,6 +10,7 @@ from minqwen.layers.cross_entropy import cross_entropy_forward
 from minqwen.model.init import init_params
 from minqwen.model.language_model import language_model_forward, router_caches
 from minqwen.model.router_loss import expert_counts, router_loss_forward
+from minqwen.training import accumulate
 from minqwen.training.accumulate import Batch, as_batch, count_tokens, evaluate, loss_and_grads
 
 NO_DROPOUT = dataclasses.replace(CONFIG, dropout=0.0)
@@ -37,6 +38,20 @@ def test_micro_batches_of_unequal_counts_equal_one_batch(params):
     loss, grads, tokens = loss_and_grads(params, NO_DROPOUT, [batch])[:3]
     loss_2, grads_2, tokens_2 = loss_and_grads(params, NO_DROPOUT, pieces)[:3]
     assert tokens == tokens_2 == batch.loss_mask.sum()
+    assert loss_2 == pytest.approx(loss, rel=1e-13)
+    assert grads.keys() == grads_2.keys() == params.keys()
+    assert largest_difference(grads, grads_2) < 1e-12
+
+
+def test_a_chunked_head_gives_the_same(params, monkeypatch):
+    _, pieces = unequal_pieces()
+    loss, grads = loss_and_grads(params, NO_DROPOUT, pieces)[:2]
+
+    def never(*args, **options):
+        raise AssertionError("all logits were made")
+
+    monkeypatch.setattr(accumulate, "language_model_forward", never)
+    loss_2, grads_2 = loss_and_grads(params, NO_DROPOUT, pieces, chunked_head=True)[:2]
     assert loss_2 == pytest.approx(loss, rel=1e-13)
     assert grads.keys() == grads_2.keys() == params.keys()
     assert largest_difference(grads, grads_2) < 1e-12
@@ -91,7 +106,10 @@ EXPERTS = dataclasses.replace(
 )
 
 
-@pytest.mark.parametrize("options", [{}, {"z_loss_coef": 0.3, "pool_router_layers": True}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"z_loss_coef": 0.3, "pool_router_layers": True}, {"chunked_head": True}],
+)
 def test_the_gradient_of_uneven_pieces_with_losses_on_routers(options):
     """Each piece has its share of all losses, also of those on the routers."""
     params = init_params(EXPERTS, np.random.default_rng(3), dtype="float64")

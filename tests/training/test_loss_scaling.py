@@ -18,9 +18,10 @@ def test_a_script_of_good_and_bad_steps():
 
 
 def test_a_skipped_step_starts_the_count_again():
-    state = LossScale(8.0, good_steps=5)
+    state = LossScale(8.0, good_steps=5, skipped=2)
     state = next_loss_scale(state, False, interval=6)
-    assert next_loss_scale(state, True, interval=6) == LossScale(4.0, 1)
+    assert next_loss_scale(state, True, interval=6) == LossScale(4.0, 1, skipped=3)
+    assert next_loss_scale(state, True, interval=1) == LossScale(8.0, 0, skipped=3)
 
 
 def test_it_never_becomes_infinite():
@@ -51,6 +52,9 @@ def test_unscaling_keeps_what_float16_has_not():
     assert unscale(grads, 2.0**16)["w"].tolist() == [2.0**-40]
     assert unscale({"w": np.ones(1)}, 4.0)["w"].dtype == np.float64
     assert grads["w"] is tiny
+    wide = np.ones(1, np.float32)
+    assert unscale({"w": wide}, 1.0)["w"] is wide  # float32 training makes no copy
+    assert unscale(grads, 1.0)["w"].dtype == np.float32
 
 
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])

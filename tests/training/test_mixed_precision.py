@@ -233,16 +233,30 @@ def test_masks_reach_the_loss(model):
     assert float(by_mask) != float(mixed_loss_and_grads(params, CONFIG, batch, "float16")[0])
 
 
-def test_experts_are_refused():
+@pytest.mark.parametrize("precision", HALVES)
+def test_experts_have_their_losses_too(precision):
+    pytest.importorskip("ml_dtypes")
     config = QwenConfig.from_dict(
         {"model_type": "qwen2_moe", "vocab_size": 23, "hidden_size": 12, "intermediate_size": 20,
          "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
          "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8,
-         "shared_expert_intermediate_size": 8}
+         "shared_expert_intermediate_size": 8, "router_aux_loss_coef": 10.0}
     )  # fmt: skip
-    params = init_params(config, np.random.default_rng(0))
-    with pytest.raises(NotImplementedError, match="the config has experts"):
-        mixed_loss_and_grads(params, config, as_batch(np.ones((1, 3), int)), "float16")
+    rng = np.random.default_rng(0)
+    params, batch = init_params(config, rng), as_batch(rng.integers(0, 23, (3, 8)))
+    exact = loss_and_grads(params, config, [batch])
+    loss, grads = mixed_loss_and_grads(params, config, batch, precision, 1024.0)
+    assert float(loss) == pytest.approx(exact.loss, abs=0.01)
+    g = exact.grads["model.layers.0.mlp.gate.weight"]
+    error = np.abs(grads["model.layers.0.mlp.gate.weight"] - g).max() / np.abs(g).max()
+    assert 0 < error < 0.1
+
+
+def test_a_batch_in_which_no_token_counts_is_refused(model):
+    params, batch = model
+    nothing = batch._replace(labels=np.full_like(batch.labels, IGNORED))
+    with pytest.raises(ValueError, match="no token that counts"):
+        mixed_loss_and_grads(params, CONFIG, nothing, "float16")
 
 
 def test_without_masters_small_updates_vanish():

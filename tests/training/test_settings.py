@@ -27,6 +27,12 @@ def test_the_defaults_are_those_of_the_report():
         ({"warmup_steps": 7}, "warmup_steps must be at most steps=6, got 7"),
         ({"accumulate": 6}, r"accumulate must be at most batch_size=5, got 6"),
         ({"dtype": "float16"}, "dtype must be float32 or float64, got 'float16'"),
+        ({"precision": "half"}, "precision must be one of .'float32', 'bfloat16', 'float16'., got"),
+        (
+            {"precision": "float16", "dtype": "float64"},
+            "precision must be float32 where dtype is float64, got 'float16'",
+        ),
+        ({"loss_scale_interval": 0}, "loss_scale_interval must be a whole number, at least 1"),
         ({"beta2": 1.0}, r"beta2 must be in \[0, 1\), got 1\.0"),
         ({"peak_lr": math.nan}, "peak_lr must be positive, got nan"),
         ({"steps": True}, "steps must be a whole number, at least 1, got True"),
