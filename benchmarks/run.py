@@ -1,7 +1,7 @@
 """Compare minqwen with torch, transformers, tokenizers and tiktoken, side by side in one run.
 
 python -m benchmarks.run [--quick] [--threads 1|2] [--only NAME] [--json FILE] [--list]
-python -m benchmarks.run --write-readme FILE.json
+python -m benchmarks.run --docs ONE.json TWO.json [GROWTH.json]    writes docs/benchmarks.md
 
 Ratio = our time / the rival's. Exit code 1 when a ratio passes 1.25 times its goal.
 """
@@ -16,6 +16,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,7 @@ MALLOC = {
 }
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 MARKER = "MINQWEN_BENCHMARK"  # set in the process that runs under the variables above
-README = Path(__file__).parent / "README.md"
-BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,56 +39,92 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, help="default: 7, with --quick 3")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the results there")
     parser.add_argument("--list", action="store_true", help="print the cases and stop")
-    parser.add_argument("--write-readme", metavar="FILE", type=Path, help="results to the README")
+    parser.add_argument(
+        "--docs", metavar="FILE", type=Path, nargs="+", help=f"write such files to docs/{PAGE.name}"
+    )
     args = parser.parse_args(argv)
-    if args.write_readme:
-        write_readme(json.loads(args.write_readme.read_text(encoding="utf-8")))
-        return 0
+    if args.docs:
+        return write_page(args.docs)
     if not args.list and MARKER not in os.environ:
-        return restart(args.threads, sys.argv[1:] if argv is None else argv)
+        return restart("benchmarks.run", args.threads, sys.argv[1:] if argv is None else argv)
 
     from .cases import CASES
 
-    cases = [c for c in CASES if c.quick or not args.quick]
+    cases = [c for c in CASES if (c.quick or not args.quick) and args.threads in c.threads]
     cases = [c for c in cases if not args.only or any(name in c.name for name in args.only)]
     if not cases:
         parser.error(f"no case has {' or '.join(args.only)} in its name; see --list")
     if args.list:
         for case in cases:
-            goals = ", ".join(f"{name} {goal:.3g}" for name, goal in case.goals.items())
-            print(f"{case.name:26s}{'quick' if case.quick else '':7s}{goals}")
+            goals = case.goals_with(args.threads).items()
+            text = ", ".join(f"{name} {goal:.3g}" for name, goal in goals)
+            print(f"{case.name:36s}{'quick' if case.quick else '':7s}{text}")
         return 0
-    results = run(cases, args.threads, args.rounds or (3 if args.quick else 7))
+    results = run(cases, args.threads, args.rounds or (3 if args.quick else 7), args.quick)
+    options = ["--quick"] * args.quick + [f"--only {name}" for name in args.only or []]
+    options += [f"--rounds {args.rounds}"] * bool(args.rounds)
+    results["options"] = " ".join(options)
     if args.json:
-        args.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    missed = [f"{r['name']} / {rival}" for r in results["cases"] for rival in r["missed"]]
+        save(results, args.json)
+    return verdict([results])
+
+
+def save(results: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+def verdict(runs: list[dict[str, Any]]) -> int:
+    """Print what was missed by more than the slack; return 1 if anything was."""
+    missed = [
+        f"{case['name']} / {what} ({run['machine']['threads']} thread(s))"
+        for run in runs
+        for case in run["cases"]
+        for what in case["missed"]
+    ]
     if missed:
         print("\nmore than 1.25 times the goal: " + "; ".join(missed))
     return 1 if missed else 0
 
 
-def restart(threads: int, arguments: list[str]) -> int:
-    """Run this program again under variables that are read when a process starts."""
+def write_page(files: list[Path]) -> int:
+    """Write docs/benchmarks.md from the files of runs and, if it is there, of growth.py."""
+    from .page import page
+
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    runs = sorted((f for f in found if "cases" in f), key=lambda f: f["machine"]["threads"])
+    growth = [f for f in found if "axes" in f]
+    PAGE.write_text(page(runs, growth[0] if growth else None), encoding="utf-8")
+    print(f"wrote {PAGE}")
+    return verdict(runs)
+
+
+def restart(module: str, threads: int, arguments: list[str]) -> int:
+    """Run a program again under variables that are read when a process starts."""
     env = {**os.environ, **MALLOC, MARKER: "1", "TOKENIZERS_PARALLELISM": "false"}
     env.update(dict.fromkeys(THREADS, str(threads)))
-    command = [sys.executable, "-m", "benchmarks.run", *arguments]
+    command = [sys.executable, "-m", module, *arguments]
     if os.name == "posix":
         os.execve(sys.executable, command, env)
     return subprocess.call(command, env=env)
 
 
-def run(cases: list[Any], threads: int, rounds: int) -> dict[str, Any]:
+def run(cases: list[Any], threads: int, rounds: int, quick: bool = False) -> dict[str, Any]:
     from .harness import machine_limits, measure
+    from .page import limit_text, report
 
     machine = describe(threads)
     print("\n".join(f"{key}: {value}" for key, value in machine.items()))
     limits = machine_limits(threads)
     print(f"limits: {limit_text(limits)}\n")
     results: dict[str, Any] = {"machine": machine, "limits": limits, "cases": []}
+    start = time.perf_counter()
     for case in cases:
-        result = measure(case, threads, rounds)
+        result = measure(case, threads, rounds, budget=3.0 if quick else 8.0)
         results["cases"].append(result)
         print(report(result, limits), flush=True)
+    results["minutes"] = (time.perf_counter() - start) / 60
+    print(f"\n{results['minutes']:.1f} minutes")
     return results
 
 
@@ -135,93 +171,6 @@ def processor() -> str:
         return f"{values['model name']} (family {values['cpu family']}, model {values['model']})"
     except (OSError, KeyError):
         return platform.processor() or platform.machine()
-
-
-# --- text ---------------------------------------------------------------------------------------
-
-
-def milliseconds(spread: list[float]) -> str:
-    middle, least, most = (f"{1000 * s:.3g}" if s < 1 else f"{1000 * s:.0f}" for s in spread)
-    return f"{middle} ms [{least}-{most}]"
-
-
-def plain(spread: list[float]) -> str:
-    return "{:.2f} [{:.2f}-{:.2f}]".format(*spread) if spread[0] >= 0.1 else f"{spread[0]:.4f}"
-
-
-def limit_text(limits: dict[str, float]) -> str:
-    return f"sgemm {limits['sgemm'] / 1e9:.1f} GFLOP/s, read {limits['read'] / 1e9:.1f} GB/s"
-
-
-def remarks(result: dict[str, Any], limits: dict[str, float]) -> list[str]:
-    """Say our rate, its share of what the machine can do, and the extra memory."""
-    work, seconds, found = result["work"], result["seconds"]["ours"][0], []
-    if work["items"]:
-        found.append(f"{work['items'] / seconds:.3g} {work['unit']}")
-    if work["flops"]:
-        share = work["flops"] / seconds / limits["sgemm"]
-        found.append(f"{work['flops'] / seconds / 1e9:.0f} GFLOP/s, {share:.0%} of sgemm")
-    if work["nbytes"]:
-        share = work["nbytes"] / seconds / limits["read"]
-        found.append(f"{work['nbytes'] / seconds / 1e9:.1f} GB/s, {share:.0%} of reading")
-    if memory := result["memory"]:
-        peak, kept = memory["peak"] / 2**20, memory["result"] / 2**20
-        found.append(f"extra memory {peak:.0f} MiB, {kept:.0f} of it the result")
-    for rival, peak in result.get("rival_memory", {}).items():
-        found.append(
-            f"{rival}: {peak / 2**20:.0f} MiB, {peak / result['memory']['peak']:.1f} times"
-        )
-    if result.get("disturbed"):
-        found.append("disturbed by other processes")
-    return found
-
-
-def report(result: dict[str, Any], limits: dict[str, float]) -> str:
-    lines = [f"{result['name']}: ours {milliseconds(result['seconds']['ours'])}"]
-    lines += [f"    {remark}" for remark in remarks(result, limits)]
-    for rival, ratio in result["ratios"].items():
-        goal = result["goals"].get(rival)
-        verdict = "" if goal is None else f", goal {goal:.3g}"
-        verdict += "  TOO SLOW" if rival in result["missed"] else ""
-        lines.append(
-            f"    {rival} {milliseconds(result['seconds'][rival])}, ratio {plain(ratio)}{verdict}"
-            f" (differs by {result['errors'][rival]:.0e})"
-        )
-    lines += [f"    {rival}: {why}" for rival, why in result["absent"].items()]
-    return "\n".join(lines)
-
-
-def table(results: dict[str, Any]) -> str:
-    """Return the results as Markdown."""
-    machine, limits = results["machine"], results["limits"]
-    lines = [
-        f"{machine['date']}, {machine['processor']}, {machine['threads']} thread(s), "
-        f"{machine['clock']} clock. {machine['versions']}. BLAS: {machine['blas']}. "
-        f"Limits in this run: {limit_text(limits)}.",
-        "",
-        "| case | ours | rival | its time | ratio | goal | ours is at |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for result in results["cases"]:
-        first = [result["name"], milliseconds(result["seconds"]["ours"])]
-        notes = "; ".join(remarks(result, limits))
-        for rival, ratio in result["ratios"].items():
-            goal = result["goals"].get(rival)
-            cells = [rival, milliseconds(result["seconds"][rival]), f"**{plain(ratio)}**"]
-            cells += ["" if goal is None else f"{goal:.3g}", notes]
-            lines.append("| " + " | ".join(first + cells) + " |")
-            first, notes = ["", ""], ""
-        if not result["ratios"]:
-            lines.append("| " + " | ".join([*first, "none installed", "", "", "", notes]) + " |")
-    return "\n".join(lines)
-
-
-def write_readme(results: dict[str, Any], readme: Path = README) -> None:
-    """Put the table between the two marker comments of the README."""
-    text = readme.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    readme.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
