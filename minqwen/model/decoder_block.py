@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 from ..backend import Array
 from ..layers.dropout import DropoutCache, dropout_backward, dropout_forward
-from ..layers.rmsnorm import RMSNormCache, rmsnorm_backward, rmsnorm_forward
+from ..layers.rmsnorm import RMSNormCache
+from ..layers.rmsnorm_fast import fast_rmsnorm_backward, fast_rmsnorm_forward
 from ..params import Params
 from .config import QwenConfig
 from .feed_forward import FeedForwardCache, feed_forward_backward, feed_forward_forward
@@ -68,14 +69,14 @@ def decoder_block_forward(
     """
     eps = config.rms_norm_eps
 
-    n, input_norm = rmsnorm_forward(x, params["input_layernorm.weight"], eps)
+    n, input_norm = fast_rmsnorm_forward(x, params["input_layernorm.weight"], eps)
     a, self_attn = self_attention_forward(
         n, params, config, tables, real=real, kv_cache=kv_cache, layer=layer
     )
     a, attention_dropout = dropout_forward(a, dropout, rng)
     h = x + a
 
-    n, mlp_norm = rmsnorm_forward(h, params["post_attention_layernorm.weight"], eps)
+    n, mlp_norm = fast_rmsnorm_forward(h, params["post_attention_layernorm.weight"], eps)
     m, mlp = feed_forward_forward(n, params, config)
     m, mlp_dropout = dropout_forward(m, dropout, rng)
     y = h + m
@@ -93,11 +94,11 @@ def decoder_block_backward(
     """
     dm = dropout_backward(dy, cache.mlp_dropout)
     dm, grads = feed_forward_backward(dm, cache.mlp, drouter_logits)
-    dn, grads["post_attention_layernorm.weight"] = rmsnorm_backward(dm, cache.mlp_norm)
+    dn, grads["post_attention_layernorm.weight"] = fast_rmsnorm_backward(dm, cache.mlp_norm)
     dh = dy + dn
 
     da = dropout_backward(dh, cache.attention_dropout)
     dn, attention_grads = self_attention_backward(da, cache.self_attn)
     grads.update(attention_grads)
-    dn, grads["input_layernorm.weight"] = rmsnorm_backward(dn, cache.input_norm)
+    dn, grads["input_layernorm.weight"] = fast_rmsnorm_backward(dn, cache.input_norm)
     return dh + dn, grads

@@ -1,7 +1,8 @@
 """Writing text: score the next token, choose it, append it, and again.
 
 The prompt goes through the model once and fills the KV cache; after that every step runs the
-model on the one new token of each row. Rows of different length are padded on the left, so that
+model on the one new token of each row (decode_step.py, or the plain pass where that is not
+enough). Rows of different length are padded on the left, so that
 the next token of every row comes at the same place; a row that has written a stop token is
 finished, and gets stop tokens until all rows are.
 
@@ -10,6 +11,7 @@ Paper:    neither report describes it; decoding by sampling is Qwen Technical Re
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,6 +22,7 @@ from ..params import Params
 from ..shapes import require_axes, require_bool, require_ids, require_shape
 from .backbone import EMBEDDING
 from .config import QwenConfig, check_params
+from .decode_step import decode_step, decode_weights
 from .kv_cache import KVCache
 from .language_model import language_model_forward
 from .sampling import check_sampling, sample
@@ -108,13 +111,19 @@ def _steps(
     """Yield the (B,) new tokens of every step."""
     B, T = prompt.shape
     kv_cache = KVCache(config, B, T + max_new_tokens, like=params[EMBEDDING])
+    weights = decode_weights(params, config, T + max_new_tokens)
     finished = np.zeros(B, dtype=bool)
     ids, mask = prompt, attention_mask
     for _ in range(max_new_tokens):
-        logits, _ = language_model_forward(
-            params, config, ids, attention_mask=mask, kv_cache=kv_cache, last_only=True
-        )
-        new = sample(logits[:, -1], **options).astype(np.int64)
+        # a profiler may be trace(), which is to see every intermediate: the plain pass has them
+        if weights is not None and kv_cache.length and sys.getprofile() is None:
+            logits = decode_step(weights, ids[:, 0], kv_cache)  # (B, V)
+        else:
+            all_logits, _ = language_model_forward(
+                params, config, ids, attention_mask=mask, kv_cache=kv_cache, last_only=True
+            )
+            logits = all_logits[:, -1]
+        new = sample(logits, **options).astype(np.int64)
         if eos_token_ids:
             new[finished] = eos_token_ids[0]
             finished |= np.isin(new, eos_token_ids)

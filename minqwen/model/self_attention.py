@@ -31,7 +31,8 @@ from ..layers.block_attention import (
     block_attention_forward,
 )
 from ..layers.linear import LinearCache, linear_backward, linear_forward
-from ..layers.rmsnorm import RMSNormCache, rmsnorm_backward, rmsnorm_forward
+from ..layers.rmsnorm import RMSNormCache
+from ..layers.rmsnorm_fast import fast_rmsnorm_backward, fast_rmsnorm_forward
 from ..layers.rope import RopeCache, rope_backward, rope_forward
 from ..long_context.dual_chunk import (
     DualChunkCache,
@@ -93,8 +94,8 @@ def self_attention_forward(
 
     q_norm, k_norm, q_rope, logn = None, None, None, None
     if config.qk_norm:
-        q, q_norm = rmsnorm_forward(q, params["self_attn.q_norm.weight"], config.rms_norm_eps)
-        k, k_norm = rmsnorm_forward(k, params["self_attn.k_norm.weight"], config.rms_norm_eps)
+        q, q_norm = fast_rmsnorm_forward(q, params["self_attn.q_norm.weight"], config.rms_norm_eps)
+        k, k_norm = fast_rmsnorm_forward(k, params["self_attn.k_norm.weight"], config.rms_norm_eps)
     if chunks is None:
         q, q_rope = rope_forward(q, cos, sin)
     k, k_rope = rope_forward(k, cos, sin)
@@ -131,8 +132,8 @@ def self_attention_backward(dy: Array, cache: SelfAttentionCache) -> tuple[Array
     if cache.q_rope is not None:
         dq = rope_backward(dq, cache.q_rope)
     if cache.q_norm is not None and cache.k_norm is not None:
-        dq, grads["self_attn.q_norm.weight"] = rmsnorm_backward(dq, cache.q_norm)
-        dk, grads["self_attn.k_norm.weight"] = rmsnorm_backward(dk, cache.k_norm)
+        dq, grads["self_attn.q_norm.weight"] = fast_rmsnorm_backward(dq, cache.q_norm)
+        dk, grads["self_attn.k_norm.weight"] = fast_rmsnorm_backward(dk, cache.k_norm)
     dx = (
         project_backward(join_heads(dq), cache.q_proj, grads, "self_attn.q_proj")
         + project_backward(join_heads(dk), cache.k_proj, grads, "self_attn.k_proj")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from helpers import references
 
-from minqwen.layers import block_attention
+from minqwen.layers import attention_tiles, block_attention
+from minqwen.layers.attention_tiles import small_scores
 from minqwen.layers.block_attention import block_attention_backward, block_attention_forward
 
 
@@ -140,6 +141,54 @@ def test_the_memory_of_a_window_grows_with_the_text_only():
         return most
 
     assert peak(2048) < 2.2 * peak(1024)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("size", [1.0, 3.0, 9.0, 1000.0])
+def test_small_scores_and_large_ones_give_the_same(size, dtype, monkeypatch):
+    """Where scores are small the softmax does without the peak; then it is told not to."""
+    q, k, v = (x.astype(dtype) for x in qkv())
+    q, real = q * np.asarray(size, dtype), np.ones((2, 7), dtype=bool)
+    monkeypatch.setattr(attention_tiles, "LONG", 1)
+    real[1, :3] = False
+    got = run(q, k, v, real=real, block=2)
+    monkeypatch.setattr(block_attention, "small_scores", lambda q, k: False)
+    want = run(q, k, v, real=real, block=2)
+    for a, b in zip(got, want, strict=True):
+        limit = (1e-13 if dtype == "float64" else 1e-5) * np.abs(b).max()
+        np.testing.assert_allclose(a, b, rtol=0, atol=limit)
+
+
+def test_scores_are_small_up_to_40(monkeypatch):
+    """The largest that counts as small must not overflow: 40 + log of a million keys < 88."""
+    q, k = np.full((1, 2, 1, 4), 4.0, np.float32), np.full((1, 3, 4), 2.5, np.float32)
+    assert not small_scores(q, k)  # 3 keys: not asked
+    monkeypatch.setattr(attention_tiles, "LONG", 3)
+    assert small_scores(q, k)  # 4 * 4 * 2.5
+    assert not small_scores(q[:, :1], k)  # decoding: not asked
+    assert not small_scores(q, k * np.float32(1.001))
+    assert not small_scores(q * np.float32(1e30), k)
+    assert not small_scores(q * np.float32(np.nan), k)
+    assert not small_scores(q * np.float32(np.inf), k * np.float32(0))
+    scores = np.full((1, 1, 2**20), 40, np.float32)
+    _, total, lse = attention_tiles.row_softmax(scores, small=True)
+    assert np.isfinite(1e10 * total).all()
+    np.testing.assert_allclose(lse, 40 + 20 * np.log(2), rtol=1e-6)
+
+
+def test_a_long_text_goes_without_the_peak_and_matches_the_equation(monkeypatch):
+    calls = []
+
+    def watch(scores, small):
+        calls.append(small)
+        return attention_tiles.row_softmax(scores, small)
+
+    monkeypatch.setattr(block_attention, "row_softmax", watch)
+    q, k, v = qkv(H=2, Hkv=1, T=5, S=attention_tiles.LONG, B=1)
+    out, _ = block_attention_forward(q, k, v)
+    assert calls == [True]
+    real = np.ones((1, k.shape[2]), dtype=bool)
+    np.testing.assert_allclose(out, references.block_attention(q, k, v, real, None), atol=1e-13)
 
 
 def test_errors():
