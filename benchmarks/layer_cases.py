@@ -23,7 +23,7 @@ from minqwen.layers.linear_cross_entropy import (
     linear_cross_entropy_forward,
 )
 from minqwen.layers.moe import moe_backward, moe_forward
-from minqwen.layers.rmsnorm import rmsnorm_backward, rmsnorm_forward
+from minqwen.layers.rmsnorm_fast import fast_rmsnorm_backward, fast_rmsnorm_forward
 from minqwen.layers.rope import rope_backward, rope_forward, rope_inv_freq, rope_tables
 from minqwen.layers.swiglu import swiglu_backward, swiglu_forward
 from minqwen.training.adamw import adamw_init, adamw_step
@@ -67,13 +67,13 @@ def torch_backward(function: Callable[..., Any], inputs: list[Array], dy: Array)
 def rmsnorm(N: int, D: int, passes: str) -> Work:
     """`passes`: forward, both, or backward, alone."""
     x, w, dy = normal(N, D), normal(D), normal(N, D, seed=1)
-    _, kept = rmsnorm_forward(x, w)
+    _, kept = fast_rmsnorm_forward(x, w)
 
     def ours() -> Any:
         if passes == "backward":
-            return rmsnorm_backward(dy, kept)
-        y, cache = rmsnorm_forward(x, w)
-        return (y, *rmsnorm_backward(dy, cache)) if passes == "both" else (y,)
+            return fast_rmsnorm_backward(dy, kept)
+        y, cache = fast_rmsnorm_forward(x, w)
+        return (y, *fast_rmsnorm_backward(dy, cache)) if passes == "both" else (y,)
 
     def in_torch(call: Callable[..., Any]) -> Call:
         if passes == "backward":

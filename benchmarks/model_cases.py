@@ -15,6 +15,7 @@ import numpy as np
 
 from minqwen.model.accounting import cost
 from minqwen.model.config import QwenConfig
+from minqwen.model.decode_step import decode_step, decode_weights, row_layout
 from minqwen.model.init import init_params
 from minqwen.model.kv_cache import KVCache
 from minqwen.model.language_model import language_model_forward
@@ -182,22 +183,26 @@ def prefill(T: int, model: Model, peer: bool = False) -> Work:
     )
 
 
-def decode(T: int, new: int, model: Model, peer: bool = False) -> Work:
-    """`new` greedy tokens after a prompt of T that is in the KV cache already: a bare loop."""
+def decode(T: int, new: int, model: Model, peer: bool = False, layout: bool = False) -> Work:
+    """`new` greedy tokens after a prompt of T that is in the KV cache already: a bare loop.
+
+    `layout`: our weights were laid out for products of one row before (row_layout).
+    """
     config, params = make_model(model)
+    own = row_layout(params) if layout else params
     ids = np.random.default_rng(1).integers(0, config.vocab_size, (1, T))
     kv_cache = KVCache(config, 1, T + new)
     language_model_forward(params, config, ids[:, :-1], kv_cache=kv_cache, last_only=True)
 
     def ours() -> Any:
         kv_cache.truncate(T - 1)
+        weights = decode_weights(own, config, T + new)  # as generate does, once for each text
+        assert weights is not None
         tokens = [ids[:, -1]]
         for _ in range(new):
-            logits, _ = language_model_forward(
-                params, config, tokens[-1][:, None], kv_cache=kv_cache, last_only=True
-            )
-            tokens.append(sample(logits[:, -1], temperature=0))
-        return np.concatenate(tokens), logits
+            logits = decode_step(weights, tokens[-1], kv_cache)  # (1, V)
+            tokens.append(sample(logits, temperature=0))
+        return np.concatenate(tokens), logits[:, None]
 
     def torch(attention: str) -> Call:
         import torch
