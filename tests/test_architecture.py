@@ -20,7 +20,8 @@ ALLOWED = {  # package -> what it may import of minqwen, beside the foundation a
     "training": {"layers", "long_context", "model", "data"},
     "alignment": {"layers", "long_context", "model", "training", "data", "tokenizer"},
     "check": {"layers", "long_context", "model", "training", "data", "tokenizer", "alignment"},
-    "lab": None,  # the laboratory, the commands and the tour may see everything
+    "course": None,  # these, and the tour, may see everything
+    "lab": None,
     "commands": None,
 }
 TOP_LEVEL = {"cli", "tour", "tour_page", "__main__"}
@@ -57,7 +58,7 @@ def test_imports_point_one_way(path):
 
 def test_nothing_imports_the_check_but_commands_and_tour():
     users = {p.relative_to(PACKAGE).parts[0] for p in FILES if "check" in imports(p)}
-    assert users <= {"check", "commands", "tour.py"}
+    assert users <= {"check", "course", "commands", "tour.py"}
 
 
 def test_cupy_stands_in_one_file_only():
@@ -77,11 +78,23 @@ def test_packages_re_export_nothing(path):
     assert all(isinstance(n, ast.Assign) and n.targets[0].id == "__version__" for n in body[1:])
 
 
+FASTER = ("cross_entropy_in_place", "rmsnorm_fast")  # forms of a layer that stand beside it
+LAYERS = sorted((PACKAGE / "layers").glob("[a-z]*.py"))
+
+
+@pytest.mark.parametrize("name", FASTER)
+def test_a_faster_form_names_the_plain_file_and_what_holds_them_equal(name):
+    text = (PACKAGE / "layers" / f"{name}.py").read_text(encoding="utf-8")
+    plain = name.removesuffix("_in_place").removesuffix("_fast")
+    assert f"{plain}.py" in text
+    assert f"tests/layers/test_{name}.py" in text
+    assert f"from .{plain} import" in text
+    assert (PACKAGE.parent / f"tests/layers/test_{name}.py").is_file()
+
+
 @pytest.mark.parametrize(
     "path",
-    sorted(
-        set((PACKAGE / "layers").glob("[a-z]*.py")) - {PACKAGE / "layers" / "attention_tiles.py"}
-    ),
+    [p for p in LAYERS if p.stem not in ("attention_tiles", *FASTER)],
     ids=lambda p: p.stem,
 )
 def test_a_layer_reads_like_the_others(path):

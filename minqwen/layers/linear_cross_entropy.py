@@ -6,6 +6,10 @@ needs the logits of some columns only, one part of the vocabulary after the othe
 
     forward     for each part of the vocabulary: z = x w^T of the part; peak and sum go on as in
                 flash_attention.py, sum' = sum * exp(peak - peak') + sum_v exp(z_v - peak')
+
+The gradient. With weight = dloss / (tokens that count), the softmax of a column is exp(z - lse), so
+each part of the vocabulary can be done alone once lse is known (cross_entropy.py and linear.py):
+
     backward    for each part again: z = x w^T, dz = weight * (exp(z - lse) - [v = label])
                 dx += dz w of the part           dw of the part = dz^T x
 
