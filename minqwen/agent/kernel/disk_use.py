@@ -113,9 +113,10 @@ def remove_folder(top: str) -> None:
         before = moved
         for folder in _emptied(top):
             for inner in _emptied(folder):
-                moved += 1
                 with contextlib.suppress(OSError):
-                    os.rename(inner, f"{top}/moved-{moved}-{os.getpid()}")
+                    os.chmod(inner, 0o700)  # only who may write into a folder may move it
+                    os.rename(inner, f"{top}/moved-{moved + 1}-{os.getpid()}")
+                    moved += 1  # not where it fails, or this would never end
             with contextlib.suppress(OSError):
                 os.rmdir(folder)
     with contextlib.suppress(OSError):

@@ -3,11 +3,13 @@
 import ctypes
 import mmap
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import minqwen
 from minqwen.agent.kernel.disk_use import folder_use, remove_folder, removed_use
 from minqwen.agent.kernel.process_table import Process
 
@@ -107,3 +109,21 @@ def test_files_without_a_name_count(tmp_path):
     assert removed_use([ME], (str(Path(path).parent),), 2**20) == 0
     kept.close()
     assert removed_use([ME._replace(place="/proc/0")], ("/",), 1) == 0  # it ended meanwhile
+
+
+@linux
+def test_a_closed_folder_in_another_is_removed_by_a_user_who_is_not_root(tmp_path):
+    """Root may move anything; others only what they may write into."""
+    code = (
+        "import os, sys, tempfile\n"
+        "from minqwen.agent.kernel.disk_use import remove_folder\n"
+        "if os.getuid() == 0: os.setuid(65534)\n"
+        "top = tempfile.mkdtemp()\n"
+        "os.makedirs(top + '/a/b/c')\n"
+        "os.chmod(top + '/a/b', 0)\n"
+        "remove_folder(top)\n"
+        "sys.exit(os.path.exists(top))\n"
+    )
+    root = str(Path(minqwen.__file__).parents[1])
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, timeout=20, check=False)
+    assert done.returncode == 0
