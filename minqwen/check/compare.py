@@ -124,15 +124,26 @@ def compare(
 
 
 class Comparison:
-    """What is to be said about the replies of one function."""
+    """What is to be said about the replies of one function.
 
-    def __init__(self, questions: Questions, accept: Sequence[str] = ()) -> None:
+    Args:
+        questions: all asked, where they went to another process.
+        accept: conventions that are fine beside ours.
+        base: an edited copy of our file that is right instead of ours.
+    """
+
+    def __init__(
+        self,
+        questions: Questions,
+        accept: Sequence[str] = (),
+        base: ModuleType | None = None,
+    ) -> None:
         self.questions, self.spec, self.accept = questions, questions.spec, tuple(accept)
         self.facets: list[Facet] = []
         self.diagnoses: list[tuple[str, Diagnosis]] = []  # "forward", "ties" or "backward"
         self.notes: list[str] = []
         self.dtype = "float64"  # in which the stranger seems to compute
-        self.base = right_module(self.spec)  # what they are compared with
+        self.base = right_module(self.spec) if base is None else base  # what is right
         self.accepted: tuple[str, ...] = ()  # names of the conventions in it
         self.wants: dict[str, Answers] = {}  # by probe, see want
 

@@ -76,7 +76,8 @@ class GradientComparison:
         assert self.spec.pull is not None
         arguments = self.questions.make(probe)
         with np.errstate(all="ignore"):
-            outputs = self.spec.run(right_module(self.spec), self.questions.make(probe))
+            ours = right_module(self.spec) if self.accepted else self.base
+            outputs = self.spec.run(ours, self.questions.make(probe))
             dys = self.questions.upstream(probe)
             floats = [
                 np.shape(y)
@@ -85,8 +86,8 @@ class GradientComparison:
             ]
             if [dy.shape for dy in dys] != floats:  # forward is wrong: only the names are asked for
                 dys = tuple(map(np.zeros, floats))
-            ours = self.spec.pull(right_module(self.spec), self.questions.make(probe), dys)
-        want = {f"d{name}": np.asarray(g) for name, g in ours.items()}
+            gradients_of_ours = self.spec.pull(ours, self.questions.make(probe), dys)
+        want = {f"d{name}": np.asarray(g) for name, g in gradients_of_ours.items()}
         got: Answers = {}
         for name, g in want.items():
             theirs = gradients.get(name[1:])
@@ -111,7 +112,7 @@ class GradientComparison:
         shapes = {(one.got[name].shape, one.want[name].shape) for one in some}
         if bad := [pair for pair in shapes if pair[0] != pair[1]]:
             says = f"its shape is {bad[0][0]}, it must be that of {name[1:]}, {bad[0][1]}"
-            return Facet(title, False, says)
+            return Facet(title, False, says, asked=len(some))
         facet = value_facet(self.spec, title, some, self.dtype)
         if not facet.ok and name[1:] in self.lost:
             facet.says = (
@@ -203,22 +204,24 @@ class GradientComparison:
         """Compare a gradient with differences of our file with the accepted convention."""
         title, name = f"gradient of {argument}", f"d{argument}"
         if argument in self.lost:
-            return Facet(title, False, f"no gradient reaches {argument}: is something detached?")
+            says = f"no gradient reaches {argument}: is something detached?"
+            return Facet(title, False, says, asked=len(tried))
         wrong = []
         for one in tried:
             gradient, x = one.got[name], one.arguments[argument]
             if gradient.shape != x.shape:
                 says = f"its shape is {gradient.shape}, it must be that of {argument}, {x.shape}"
-                return Facet(title, False, says)
+                return Facet(title, False, says, asked=len(tried))
             for number in range(DIRECTIONS):
                 along = self.questions.direction(x, number)
                 if not self.near(gradient, along, self.our_difference(one, argument, along)):
                     wrong.append(one.probe.name)
                     break
+        right = len(tried) - len(wrong)
+        says = f"it fits the accepted convention on {len(tried)} inputs"
         if wrong:
             says = f"it does not fit the accepted convention, on {', '.join(wrong)}"
-            return Facet(title, False, says)
-        return Facet(title, True, f"it fits the accepted convention on {len(tried)} inputs")
+        return Facet(title, not wrong, says, right=right, asked=len(tried))
 
     def our_difference(self, one: Tried, argument: str, direction: Array) -> float:
         """Return the derivative of the accepted forward along a direction."""

@@ -37,6 +37,8 @@ class Facet:
     says: str  # one plain sentence
     details: list[str] = field(default_factory=list)
     differences: dict[str, Difference] = field(default_factory=dict)  # by "probe: output"
+    right: int = 0  # of the inputs that were asked, where it is inputs that are counted
+    asked: int = 0
 
 
 def runs_facet(asked: int, broken: Sequence[tuple[Probe, Problem]]) -> Facet:
@@ -128,8 +130,8 @@ def value_facet(spec: Spec, name: str, tried: Sequence[Tried], dtype: str) -> Fa
     """
     if not tried:
         return Facet(name, None, "no input of this kind could be tried")
-    facet = Facet(name, True, "")
     wrong = [one for one in tried if not one.right]
+    facet = Facet(name, True, "", right=len(tried) - len(wrong), asked=len(tried))
     for one in wrong:
         facet.differences.update(differences(spec, one, dtype))
     right = [one for one in tried if one.right]

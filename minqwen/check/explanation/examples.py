@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...backend import Array
-from ..rows_model import ATTENTION_SHAPES, BLOCK_SHAPES, EXPERT_SHAPES, MODEL_SHAPES
+from ..rows_model import ATTENTION_SHAPES, EXPERT_SHAPES, MODEL_SHAPES
 from ..rows_moe import spread_tokens
 from ..spec import Arguments
 
@@ -85,6 +85,17 @@ def _moe(rng: Rng) -> Arguments:
 def _router(rng: Rng) -> Arguments:
     x, w = apart(rng, 2, 4)
     return {"x": x, "w": w, "num_experts_per_tok": 2, "norm_topk_prob": False}
+
+
+def _block(rng: Rng) -> Arguments:
+    D, F, kv = 4, 3, 2
+    shapes = {
+        "w_input_norm": (D,),
+        **{"w_q": (D, D), "b_q": (D,), "w_k": (kv, D), "b_k": (kv,), "w_v": (kv, D), "b_v": (kv,)},
+        **{"w_o": (D, D), "w_mlp_norm": (D,), "w_gate": (F, D), "w_up": (F, D), "w_down": (D, F)},
+    }
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    return {"x": some(rng, 1, 3, D), **weights(rng, shapes), **heads, "base": 100.0, "eps": 1e-6}
 
 
 def _feed_forward(rng: Rng) -> tuple[Any, ...]:
@@ -185,6 +196,7 @@ SPEC_EXAMPLES: dict[str, Callable[[Rng], Arguments]] = {
         "w_shared_gate": some(rng, 1, 2),
     },
     "moe": _moe,
+    "decoder_block": _block,
     "ntk_inv_freq": lambda rng: {"head_dim": 8, "base": 10000.0, "alpha": 3.0},
     "dynamic_ntk_alpha": lambda rng: {"length": 3, "train_length": 2},
     "dual_chunk_attention": lambda rng: {
@@ -253,11 +265,6 @@ ROW_EXAMPLES: dict[str, Callable[[Rng], tuple[Any, ...]]] = {
     ),
     "feed_forward": _feed_forward,
     "router_loss": lambda rng: (some(rng, 3, 4), some(rng, 3, 4), IDS, IDS, REAL[None], 0.5, False),
-    "decoder_block": lambda rng: (
-        some(rng, 1, 3, 7),
-        *weights(rng, BLOCK_SHAPES).values(),
-        np.ones((1, 3), bool),
-    ),
     "language_model": lambda rng: (
         *weights(rng, MODEL_SHAPES).values(),
         np.array([[2, 0, 7]]),

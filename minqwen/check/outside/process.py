@@ -38,16 +38,21 @@ _ONE_THREAD = (
 
 
 class Process:
-    """A process in which worker_main runs; keep: how many bytes of its prints are kept."""
+    """A process in which worker_main runs.
 
-    def __init__(self, keep: int) -> None:
+    Args:
+        keep: how many bytes of its prints are kept.
+        environment: its variables, beside those set here; None: ours.
+    """
+
+    def __init__(self, keep: int, environment: dict[str, str] | None = None) -> None:
         root = str(Path(__file__).parents[3])
         code = (
             f"import sys; sys.path.insert(0, {root!r})\n"
             "from minqwen.check.outside.worker_main import main\n"
             f"sys.path.remove({root!r}) if {root!r} in sys.path[1:] else None\nmain()"
         )
-        environment = dict(os.environ)
+        environment = dict(os.environ if environment is None else environment)
         environment.update(dict.fromkeys(_ONE_THREAD, "1"))
         self.token = secrets.token_hex(16)
         environment["MINQWEN_WORKER"] = self.token  # its children have it too

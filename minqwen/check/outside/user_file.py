@@ -80,7 +80,7 @@ def load_function(target: str) -> Callable[..., Any]:
             raise Trouble("missing file", f"{place} is a folder, not a file")
         if not path.is_file():
             raise Trouble("missing file", f"there is no file {place}" + _near_file(path))
-        module = _guarded_import(lambda: _run_file(path), str(path.resolve()), place)
+        module = run_file(path, place)
     else:
         sys.path.insert(0, os.getcwd())
         module = _guarded_import(lambda: importlib.import_module(place), "", place)
@@ -100,6 +100,19 @@ def load_function(target: str) -> Callable[..., Any]:
         raise Trouble("missing function", says)
     function: Callable[..., Any] = found
     return function
+
+
+def run_file(path: Path, place: str) -> ModuleType:
+    """Run a stranger's file as a module; its folder comes first on sys.path.
+
+    Args:
+        path: of the file.
+        place: what it is called in messages.
+
+    Raises:
+        Trouble: it cannot be run.
+    """
+    return _guarded_import(lambda: _run_file(path), str(path.resolve()), place)
 
 
 def _near_file(path: Path) -> str:

@@ -77,10 +77,17 @@ class Worker:
         outputs: our names of the outputs, so many are taken from a result. Empty: all leading
             arrays and numbers, so that a cache that is an array counts as one.
         optional: arguments that are left out when the function does not take so many.
+        prepare: what is called in the process before the file is read, each as ("module:name",
+            plain data that it is given); it returns lines, which come to `prepared`.
+        load: the same for what reads the file, in place of the usual way; it returns a
+            UserFunction. Then `target` is only how the file is called in messages.
+        files: of the stranger, for messages, where `load` is given.
+        environment: variables of the process, beside ours that limit threads; None: all of ours.
 
     Raises:
         ValueError: no such framework or dtype; a gradient is asked for and there is no way to one.
         ImportError: with the first call, when the framework is missing.
+        OSError: with the first call, when something of `prepare` fails.
     """
 
     def __init__(
@@ -95,6 +102,10 @@ class Worker:
         output_bytes: int = 65536,
         outputs: Sequence[str] = (),
         optional: Sequence[str] = (),
+        prepare: Sequence[tuple[str, dict[str, Any]]] = (),
+        load: tuple[str, dict[str, Any]] | None = None,
+        files: Sequence[str] = (),
+        environment: dict[str, str] | None = None,
     ) -> None:
         if framework not in FRAMEWORKS:
             raise ValueError(f"no framework {framework!r}; there are {', '.join(FRAMEWORKS)}")
@@ -115,6 +126,10 @@ class Worker:
                 if t and is_file(split_target(t)[0])
             ],
         }
+        if load is not None:
+            self.options["files"] = list(files)
+        self.prepare, self.load, self.environment = tuple(prepare), load, environment
+        self.prepared: list[str] = []
         self.name = split_target(target)[1] or target
         self.restarts = 0  # how often a process had to be replaced
         self._process: Process | None = None
@@ -133,6 +148,12 @@ class Worker:
     ) -> None:
         """End the process and all that it started."""
         self.close()
+
+    @property
+    def number(self) -> int | None:
+        """The number of the process; None while there is none."""
+        process = self._process
+        return process.popen.pid if process is not None and process.open else None
 
     def close(self) -> None:
         """End the process and all that it started; a later call starts a new one."""
@@ -208,11 +229,17 @@ class Worker:
         if self._process is not None and self._process.alive():
             return None
         self.close()
-        self._process = Process(self.output_bytes)
+        self._process = Process(self.output_bytes, self.environment)
+        by, given = self.load or ("", {})
+        self.prepared = []
         requests: tuple[tuple[dict[str, Any], float], ...] = (
             (
                 {"do": "start", "framework": self.framework, "memory_mb": self.memory_mb},
                 START_SECONDS,
+            ),
+            *(
+                ({"do": "prepare", "by": what, "given": data}, START_SECONDS)
+                for what, data in self.prepare
             ),
             (
                 {
@@ -220,6 +247,8 @@ class Worker:
                     "target": self.target,
                     "backward": self.backward_target,
                     "options": self.options,
+                    "by": by,
+                    "given": given,
                 },
                 LOAD_FACTOR * self.seconds,
             ),
@@ -227,8 +256,12 @@ class Worker:
         for request, seconds in requests:
             reply = self._ask(request, [], seconds)[0]
             self._imported = reply.printed
+            if request["do"] == "prepare":
+                self.prepared += reply.notes
             if reply.problem is not None:
                 self.close()
+                if request["do"] == "prepare":
+                    raise OSError(reply.problem.says)  # not the stranger's fault
                 if request["do"] == "start" and reply.problem.kind == "missing package":
                     raise ImportError(reply.problem.says)  # not the stranger's fault
                 self._failed = reply
@@ -264,7 +297,7 @@ class Worker:
             raise
         self._process = None
         self.restarts += 1
-        loading = request["do"] in ("start", "load")
+        loading = request["do"] in ("start", "prepare", "load")
         printed, where = self._where(printed)
         if event != "hung" and event != "ended":
             where = ""

@@ -1,0 +1,1 @@
+"""Assignments cut from the solved files, and their grading."""
