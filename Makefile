@@ -1,4 +1,4 @@
-# make tour | test | ci | notebooks | bench | gpu      Each makes .venv and installs what it needs.
+# make tour | test | ci | notebooks | bench | load | gpu      Each makes .venv and installs what it needs.
 # On Windows, or with an environment of your own, use the pip lines of the README.
 
 PYTHON ?= python3
@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 ONE_THREAD = OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: tour test ci notebooks bench gpu
+.PHONY: tour test ci notebooks bench load gpu
 
 tour: $(VENV)/installed-run
 	$(BIN)/minqwen tour
@@ -26,6 +26,10 @@ bench: $(VENV)/installed-bench
 	-$(BIN)/python -m benchmarks.run --threads 2 --json build/bench/threads-2.json
 	$(BIN)/python -m benchmarks.growth --json build/bench/growth.json
 	$(BIN)/python -m benchmarks.run --docs build/bench/threads-1.json build/bench/threads-2.json build/bench/growth.json
+
+load: $(VENV)/installed-bench
+	$(BIN)/python -m benchmarks.load soak --write-docs
+	$(BIN)/python -m benchmarks.load prompt --write-docs
 
 gpu: $(VENV)/installed-test,bench,gpu
 	$(BIN)/python -m pytest tests/gpu -rs

@@ -4,10 +4,16 @@ The page is never edited between its two markers; a test runs this with --check.
 """
 
 import ast
+import importlib
+import re
 import sys
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from minqwen.check.concepts import CONCEPTS
+from minqwen.check.specs import names, spec
+from minqwen.course.ladder import LADDER
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "concepts.md"
@@ -40,6 +46,8 @@ OTHERS = {
     "minqwen/data/records.py": "Qwen 3 (files of chats and preferences)",
     "minqwen/tokenizer/pretokenizer.py": "Qwen 2.2 Tokenization",
     "minqwen/tokenizer/merges.py": "Qwen 2.2 Tokenization",
+    "minqwen/tokenizer/merge_arrays.py": "Qwen 2.2 Tokenization",
+    "minqwen/tokenizer/known_pretokens.py": "Qwen 2.2 Tokenization",
     "minqwen/tokenizer/bpe.py": "Qwen 2.2 Tokenization",
     "minqwen/tokenizer/special_tokens.py": "Qwen 3.1.1, Qwen2 Tokenizer",
     "minqwen/tokenizer/stream_decoder.py": "Qwen 2.2 Tokenization",
@@ -48,6 +56,11 @@ OTHERS = {
     "minqwen/tokenizer/chat_templates.py": "Qwen 3.1.1 Data (ChatML)",
     "minqwen/tokenizer/chatml.py": "Qwen 3.1.1 Data (ChatML)",
     "minqwen/layers/attention_tiles.py": "Qwen 2.3.1 Architecture",
+    "minqwen/layers/rmsnorm_fast.py": "Qwen 2.3.1 Architecture",
+    "minqwen/layers/cross_entropy_in_place.py": "Qwen 2.4 Training",
+    "minqwen/layers/linear_cross_entropy.py": "Qwen 2.4 Training",
+    "minqwen/model/chunked_head.py": "Qwen 2.4 Training",
+    "minqwen/model/decode_step.py": "(the same numbers, faster)",
     "minqwen/long_context/chunk_pieces.py": "Qwen2 2.2.1 (Dual Chunk Attention)",
     "minqwen/model/config.py": "Qwen Table 1, Qwen2 Table 1",
     "minqwen/model/long_context_fields.py": "Qwen 2.3.2, Qwen2 3.2",
@@ -142,36 +155,150 @@ def public_names(path: Path) -> list[str]:
     return [n for n in dict.fromkeys(names) if not n.startswith("_") and not n.endswith("Cache")]
 
 
-def tests_of(name: str) -> str:
+def tests_of(name: str) -> list[str]:
     """Return two test files for a module: that of its name first, then those that import it."""
-    found = []
-    for path in sorted((ROOT / "tests").rglob("test_*.py"), key=lambda p: p.stem != f"test_{name}"):
-        text = path.read_text(encoding="utf-8")
-        if path.stem == f"test_{name}" or f".{name} import" in text:
-            found.append(path.relative_to(ROOT).as_posix())
+    found: list[Any] = []
+    homes = {path.parent.name for path in (ROOT / "minqwen").rglob(f"{name}.py")}
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        text, own = text_of(path), path.stem == f"test_{name}"
+        if own or f".{name} import" in text:
+            uses = len(re.findall(rf"\b{name}_(?:forward|backward)\b", text))
+            near = path.parent.name in homes
+            found.append((not own, not near, -uses, path.relative_to(ROOT).as_posix()))
+    found = [path for *_, path in sorted(found)]
     found = [p for p in found if "parity" not in p and "helpers" not in p] or found
-    return ", ".join(f"`{p}`" for p in (found or [THROUGH[name]])[:2])
+    return (found or [THROUGH[name]] if name in THROUGH else found)[:2]
+
+
+@cache
+def text_of(path: Path) -> str:
+    """Return the text of a file."""
+    return path.read_text(encoding="utf-8")
+
+
+def file_of(module: str) -> str:
+    """Return the file of a module, from the root of the repository."""
+    return module.replace(".", "/") + ".py"
+
+
+def imports(text: str, module: str) -> bool:
+    """Whether a file imports a module or something from it."""
+    package, _, name = module.rpartition(".")
+    named = rf"from {re.escape(module)} import|from {re.escape(package)} import [^\n]*\b{name}\b"
+    return bool(re.search(named, text))
+
+
+def notebooks_of(module: str, most: int = 2) -> list[str]:
+    """Return the notebooks that use a module, the one that uses it most first."""
+    found = []
+    for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+        text = text_of(path.with_suffix(".py"))
+        if imports(text, module):
+            used = [re.findall(rf"\b{n}\b", text) for n in public_names(ROOT / file_of(module))]
+            found.append((-sum(map(len, used)), path.stem))
+    return [stem for _, stem in sorted(found)[:most]]
+
+
+def notebooks_through(module: str) -> list[str]:
+    """Return a notebook for a module that none imports: of a file that imports it."""
+    package, _, name = module.rpartition(".")
+    for path in sorted((ROOT / "minqwen").rglob("*.py")):
+        other = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        text = text_of(path)
+        relative = rf"from \.+(?:{package.rpartition('.')[2]}\.)?{name} import"
+        if path.parent.name != "check" and re.search(relative, text) and notebooks_of(other):
+            return [notebooks_of(other)[0]]
+    return []
+
+
+@cache
+def exercises() -> dict[str, tuple[str, bool]]:
+    """Return module or concept -> (what `minqwen assign` takes, whether it is a rung)."""
+    found = {name: (name, False) for name in names()}
+    found |= {spec(name).module: (name, False) for name in reversed(names())}
+    modules = {row.name: row.module for row in CONCEPTS}
+    for rung in LADDER:
+        for part in reversed(rung.parts):
+            module = spec(part.spec).module if part.spec in names() else modules.get(part.spec, "")
+            found[part.spec] = found[module] = (rung.name, True)
+    return found
+
+
+def exercise_cell(*keys: str) -> str:
+    """Return a cell of the table: the first exercise of these names."""
+    for key in keys:
+        if key in exercises():
+            name, rung = exercises()[key]
+            return f"`{name}`" if rung else f"*`{name}`*"
+    return ""
+
+
+def cell(paths: list[str]) -> str:
+    """Return a cell of the table."""
+    return ", ".join(f"`{p}`" for p in paths)
+
+
+def notebook_cell(module: str) -> str:
+    """Return the notebooks of a module by their numbers; in brackets where it works inside."""
+    found = notebooks_of(module)
+    inside = found or notebooks_through(module)
+    links = ", ".join(f"[{stem[:2]}](../notebooks/{stem}.ipynb)" for stem in inside)
+    return links if found else links and f"({links})"
+
+
+def missing() -> list[str]:
+    """Say which equations have no function, no test, or no test that names the function."""
+    found = []
+    for row in CONCEPTS:
+        # NTK, YaRN and windows give other tables or masks to the functions of rope and attention
+        modules = [importlib.import_module(m) for m in (row.module, row.backward.__module__)]
+        for name in row.functions:
+            if not any(callable(getattr(module, name, None)) for module in modules):
+                found.append(f"{row.name}: no function {name} in {row.module}")
+        tests = tests_of(row.module.split(".")[-1])
+        # a row's own test, and in any case the proof of its gradient, over the whole table
+        if not tests or not all((ROOT / path).is_file() for path in tests):
+            found.append(f"{row.name}: no test")
+        elif not any(imports(text_of(ROOT / path), row.module) for path in tests):
+            stem = row.module.split(".")[-1]
+            if THROUGH.get(stem) not in tests:
+                found.append(f"{row.name}: no test imports {row.module}")
+    return found
 
 
 def tables() -> str:
     """Return the text between the markers."""
+    bad = {line.split(":")[0] for line in missing()}
+    n = len(CONCEPTS)
+    shown = sum(bool(notebook_cell(row.module)) for row in CONCEPTS)
+    asked = sum(bool(exercise_cell(row.name, row.module)) for row in CONCEPTS)
     lines = [
+        f"Equations: **{n - len(bad)} of {n}** have a function, its gradient and a test; {shown} are"
+        f" in a notebook, {asked} are an exercise.",
+        "",
         "## Forward and backward",
         "",
-        "| report | equation | file | functions | tests |",
-        "| --- | --- | --- | --- | --- |",
+        "| report | equation | file | functions | tests | notebook | exercise |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in CONCEPTS:
-        file = row.module.replace(".", "/") + ".py"
-        pair = ", ".join(f"`{name}`" for name in row.functions)
+        pair = cell(list(row.functions))
         equation = row.equation.replace("|", "\\|")
-        tests = tests_of(row.module.split(".")[-1])
-        lines.append(f"| {row.report} | `{equation}` | `{file}` | {pair} | {tests} |")
-    lines += ["", "## Without a backward pass", "", "| report | file | names | tests |"]
-    lines += ["| --- | --- | --- | --- |"]
+        tests = cell(tests_of(row.module.split(".")[-1]))
+        book, task = notebook_cell(row.module), exercise_cell(row.name, row.module)
+        file = file_of(row.module)
+        lines.append(
+            f"| {row.report} | `{equation}` | `{file}` | {pair} | {tests} | {book} | {task} |"
+        )
+    lines += ["", "## Without a backward pass", ""]
+    lines += ["| report | file | names | tests | notebook | exercise |"]
+    lines += ["| --- | --- | --- | --- | --- | --- |"]
     for file, report in OTHERS.items():
-        names = ", ".join(f"`{n}`" for n in public_names(ROOT / file))
-        lines.append(f"| {report} | `{file}` | {names} | {tests_of(Path(file).stem)} |")
+        module = file.removesuffix(".py").replace("/", ".")
+        public = cell(public_names(ROOT / file))
+        tests = cell(tests_of(Path(file).stem))
+        book, task = notebook_cell(module), exercise_cell(module)
+        lines.append(f"| {report} | `{file}` | {public} | {tests} | {book} | {task} |")
     return "\n".join(lines)
 
 

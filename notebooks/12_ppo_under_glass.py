@@ -239,6 +239,7 @@ settings = PpoSettings(
     epochs=2,
     dtype="float64",
 )
+
 # %%
 control = {"eos_token_ids": [END], "pad_id": PAD}
 value_model = to_reward_model(policy, config, np.random.default_rng(1))
@@ -486,16 +487,22 @@ for A_sign, rho in ((1, 1.3), (1, 0.7), (-1, 1.3), (-1, 0.7)):
 # kind: a value that has moved more than 0.15 away from the old one in the right direction gets no
 # gradient.
 
+
 # %%
-xs = np.linspace(0.4, 1.6, 241)
+def draw_policy_loss(ax):
+    """Draw the loss of a token over the ratio, for A = 1 and A = -1."""
+    xs = np.linspace(0.4, 1.6, 241)
+    for a, color in ((1.0, "tab:green"), (-1.0, "tab:red")):
+        curve = np.maximum(-a * xs, -a * np.clip(xs, 0.8, 1.2))
+        ax.plot(xs, curve, color=color, label=f"A = {a:+.0f}")
+    ax.axvspan(0.8, 1.2, color="0.5", alpha=0.15)
+    ax.set(xlabel="ratio", ylabel="loss", title="policy: flat where it has gained enough")
+    ax.legend()
+
+
+# %%
 fig, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
-for a, color in ((1.0, "tab:green"), (-1.0, "tab:red")):
-    curve = np.maximum(-a * xs, -a * np.clip(xs, 0.8, 1.2))
-    left.plot(xs, curve, color=color, label=f"A = {a:+.0f}")
-left.axvspan(0.8, 1.2, color="0.5", alpha=0.15)
-left.set(xlabel="ratio", ylabel="loss", title="policy: flat where it has gained enough")
-left.legend()
-# %%
+draw_policy_loss(left)
 vs = np.linspace(-0.6, 1.4, 401)
 for goal, color in ((1.0, "tab:blue"), (0.1, "tab:orange")):
     near = np.clip(vs, -0.15, 0.15)  # the old value is 0

@@ -1,5 +1,6 @@
-"""The pages agree with the code: the concept table, the constants, the tree in the README."""
+"""The pages agree with the code: the concept table, the constants, the tree in the map."""
 
+import dataclasses
 import importlib.util
 import inspect
 import math
@@ -27,10 +28,37 @@ def rows(text, columns):
     return found
 
 
-def test_the_concept_page_is_fresh():
+def make_tables():
+    """Load docs/make_tables.py, which stands in no package."""
     spec = importlib.util.spec_from_file_location("make_tables", ROOT / "docs" / "make_tables.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def test_every_equation_has_a_function_and_a_test():
+    module = make_tables()
+    assert module.missing() == []
+    n = len(module.CONCEPTS)
+    assert f"Equations: **{n} of {n}** have" in module.PAGE.read_text(encoding="utf-8")
+
+
+def test_an_equation_without_function_or_test_is_missed(monkeypatch):
+    module = make_tables()
+    row = dataclasses.replace(module.CONCEPTS[0], pair="nobody_wrote")
+    lost = dataclasses.replace(module.CONCEPTS[0], module="minqwen.tour_page")
+    monkeypatch.setattr(module, "CONCEPTS", (row, lost))
+    monkeypatch.setattr(module, "tests_of", lambda name: [] if name == "tour_page" else ["LICENSE"])
+    assert [line.split(":")[1][:12] for line in module.missing()] == [
+        " no function",
+        " no function",
+        " no test imp",
+        " no test",
+    ]
+
+
+def test_the_concept_page_is_fresh():
+    module = make_tables()
     fresh = module.page() == module.PAGE.read_text(encoding="utf-8")
     assert fresh, "run: python docs/make_tables.py"
     listed = {pathlib.Path(f).stem for f in module.OTHERS} | {
@@ -107,15 +135,15 @@ def test_training_constants():
     assert defaults["eps"].default == s.eps
 
 
-def test_the_tree_in_the_readme_is_the_tree():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_tree_in_the_map_is_the_tree():
+    text = (ROOT / "docs" / "map.md").read_text(encoding="utf-8")
     tree = text.split("```text\nminqwen/")[1].split("```")[0]
     listed = set(
         re.findall(r"^[\s│├└─]*([\w.]+\.(?:py|md|ipynb|cfg|toml)|[\w.]+/)", tree, re.MULTILINE)
     )
     for entry in listed:
         found = list(ROOT.rglob(entry.rstrip("/")))
-        assert any(".venv" not in p.parts for p in found), f"the README lists {entry}"
+        assert any(".venv" not in p.parts for p in found), f"the map lists {entry}"
     for folder in (
         "data",
         "tokenizer",
@@ -126,12 +154,13 @@ def test_the_tree_in_the_readme_is_the_tree():
         "alignment",
         "agent",
         "check",
+        "course",
         "lab",
     ):
         for path in (ROOT / "minqwen" / folder).rglob("[a-z]*.py"):
             if path.parent.name == "mistakes":  # a file for each concept
                 continue
-            assert path.name in tree, f"{path} is missing in the README's tree"
+            assert path.name in tree, f"{path} is missing in docs/map.md"
 
 
 @pytest.mark.parametrize("page", sorted(ROOT.glob("docs/*.md")) + [ROOT / "README.md"], ids=str)

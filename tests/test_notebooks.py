@@ -1,4 +1,7 @@
-"""The notebooks: made from their sources, without outputs, small cells, and they run."""
+"""The notebooks: made from their sources, without outputs, small cells, and they run.
+
+The Chinese ones are not run: their code is the English one's, which is tested.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "notebooks"
 SOURCES = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
 NOTEBOOKS = [path.with_suffix(".ipynb") for path in SOURCES]
+CHINESE = sorted((FOLDER / "zh").glob("*.ipynb"))
 each_source = pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
 LONG = {  # they train models: in `make ci` only
     "08_long_context_laboratory",
@@ -34,6 +38,7 @@ each_run = pytest.mark.parametrize(
     [pytest.param(p, marks=[pytest.mark.slow] * (p.stem in LONG), id=p.stem) for p in SOURCES],
 )
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+each_chinese = pytest.mark.parametrize("path", CHINESE, ids=lambda path: path.stem)
 
 
 def cells_of(path):
@@ -143,7 +148,9 @@ def test_notebooks_are_made_from_their_sources():
     assert not names, f"run python notebooks/make_notebooks.py, for {', '.join(names)}"
 
 
-@each_notebook
+@pytest.mark.parametrize(
+    "path", [*NOTEBOOKS, *CHINESE], ids=lambda path: str(path.relative_to(FOLDER))
+)
 def test_stored_without_outputs_and_with_a_kernel(path):
     notebook = json.loads(path.read_text(encoding="utf-8"))
     assert notebook["metadata"]["kernelspec"]["name"] == "python3"  # else JupyterLab asks
@@ -189,3 +196,147 @@ def test_nothing_that_minqwen_has_is_defined_again(path):
     }
     again = {name: str(ours[name]) for name in defined & ours.keys()}
     assert not again, f"import these instead: {again}"
+
+
+# The Chinese notebooks.
+
+
+def stored_cells(path, kind):
+    """Return the texts of the cells of a notebook, "markdown" or "code"."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == kind]
+
+
+def words_of(path):
+    """Return the text cells of a py:percent file as Markdown."""
+    texts = [text for kind, text, _ in cells_of(path) if kind == "markdown"]
+    return ["\n".join(line[2:] for line in text.splitlines()) for text in texts]
+
+
+@pytest.fixture(scope="module")
+def make():
+    """Return the names of make_notebooks.py."""
+    pytest.importorskip("jupytext", reason="needs jupytext, in the extra test")
+    return runpy.run_path(str(FOLDER / "make_notebooks.py"))
+
+
+def test_the_core_is_there_in_chinese():
+    topics = ("bpe", "one_block", "rope", "mixture_of_experts", "ppo", "attention", "swiglu")
+    for topic in topics:
+        assert [path for path in CHINESE if topic in path.stem], topic
+
+
+@each_chinese
+def test_chinese_code_is_the_english_code(path):
+    english = stored_cells(FOLDER / path.name, "code")
+    # only the way to the checkout differs, one folder further up
+    assert english[0].startswith('SOURCE = ".."  # where')
+    english[0] = english[0].replace('SOURCE = ".."', 'SOURCE = "../.."')
+    assert stored_cells(path, "code") == english
+    assert (path.parent / "../.." / "pyproject.toml").exists()  # what pip install is given
+
+
+@each_chinese
+def test_chinese_and_english_lead_to_each_other(path):
+    there, back = FOLDER / path.name, f"../{path.name}"
+    assert f"[中文](zh/{path.name})" in stored_cells(there, "markdown")[0].split("\n\n")[1]
+    assert f"[English]({back})" in stored_cells(path, "markdown")[0].split("\n\n")[1]
+    for notebook in (there, path):
+        for link in re.findall(r"\]\(([^)#:]+)\)", "\n".join(stored_cells(notebook, "markdown"))):
+            assert (notebook.parent / link).exists(), f"{notebook.name}: {link}"
+
+
+@each_chinese
+def test_chinese_text_is_chinese(path):
+    for text in stored_cells(path, "markdown"):
+        plain = re.sub(r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$", "", text, flags=re.DOTALL)
+        assert re.search("[\u4e00-\u9fff]", plain), text
+        latin = re.findall(r"(?:[A-Za-z]{2,}[ ,]+){5,}", plain)  # five words on end: forgotten
+        assert not latin, latin
+
+
+def test_chinese_texts_belong_to_the_english_ones(make):
+    assert not make["translation_faults"]()
+
+
+ENGLISH_CELL = """## 2 A norm
+
+Its `x` has $n_1$ and 1,024 numbers:
+
+$$y = \\text{mean of } x$$
+
+- one
+- **two**
+
+```python
+y = x.mean()  # of x
+```
+"""
+CHINESE_CELL = """## 2 归一化
+
+它的 `x` 有 $n_1$ 和 1024 个数：
+
+$$y = x \\text{ 的平均}$$
+
+- 一
+- **二**
+
+```python
+y = x.mean()  # of x
+```
+"""
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "fault"),
+    [
+        ("`x`", "`X`", "code words"),
+        ("$n_1$", "$n_2$", "formulas"),
+        ("$$y = x", "$$y = z", "formulas"),
+        ("1024", "1042", "numbers"),
+        ("## 2", "### 2", "headings"),
+        ("- 一\n", "", "items of lists"),
+        ("y = x.mean()", "y = x.sum()", "code blocks"),
+        ("- 一", "- <b>一</b>", "HTML tags"),
+        ("- 一", "- [一](x.md)", "links"),
+        ("个数：", "个数:", "half-width punctuation"),
+        ("它的 `x`", "它的`x`", "no space"),
+        ("它的", "它\n的", "line break"),
+        ("- 一", "- 一， 二", "a space beside"),
+        ("**二**", "**二。**三", "asterisk"),
+        ("**二**", "*二*", "italics"),
+    ],
+)
+def test_a_wrong_translation_is_found(make, right, wrong, fault):
+    assert not make["faults"]([ENGLISH_CELL], [CHINESE_CELL])
+    assert CHINESE_CELL.count(right) == 1
+    (found,) = make["faults"]([ENGLISH_CELL], [CHINESE_CELL.replace(right, wrong)])
+    assert fault in found
+
+
+def test_a_missing_chinese_cell_is_found(make):
+    english, chinese = words_of(SOURCES[0]), make["cells_of_text"]("<!-- cell -->\n# 标题\n")
+    assert make["faults"](english, chinese) == [f"1 Chinese texts for {len(english)} text cells"]
+    with pytest.raises(ValueError, match="a text starts with a line '<!-- cell -->', this one"):
+        make["cells_of_text"]("# 标题\n<!-- cell -->\n")
+
+
+def test_texts_and_notebooks_without_a_source_are_found(make, tmp_path):
+    (tmp_path / "99_none.md").write_text("<!-- cell -->\n# 标题\n", encoding="utf-8")
+    (tmp_path / "98_none.ipynb").write_text("{}", encoding="utf-8")
+    names = make["orphans"].__globals__
+    before, names["CHINESE"] = names["CHINESE"], tmp_path
+    try:
+        assert make["translation_faults"]() == ["zh/99_none.md: no notebook has this name"]
+        assert make["orphans"]() == [tmp_path / "98_none.ipynb"]
+    finally:
+        names["CHINESE"] = before
+
+
+def test_the_chinese_page_lists_its_notebooks():
+    text = (FOLDER / "zh" / "README.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^\| \[\w+\]\((\w+\.ipynb)\)", text, re.MULTILINE)) == [
+        path.name for path in CHINESE
+    ]
+    for link in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (FOLDER / "zh" / link).exists(), link

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..course.assignment import LANGUAGES, Assignment
+from ..course.assignment import LANGUAGES, NAME, Assignment
 from ..course.handout import hidden_seed_of, write
 from ..course.ladder import LADDER, PRESETS, exercise
 from ..course.self_check import self_check
@@ -127,6 +127,8 @@ def assignment_of(args: argparse.Namespace) -> Assignment:
     if not names:
         raise ValueError("name exercises, or --preset ladder; --list shows what there is")
     name = args.name or args.out.resolve().name
+    if not args.name and not NAME.fullmatch(name):
+        raise ValueError(f"the folder {name!r} cannot name the assignment: say --name LETTERS")
     return Assignment(
         name=name,
         title=args.title or title_of(tuple(exercise(one) for one in names), args.lang),

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -73,8 +74,8 @@ def run(args: argparse.Namespace) -> int:
         if wrong := [path for path in paths if not path.is_dir()]:
             raise ValueError(f"--each needs folders, {wrong[0]} is none")
         paths = [entry for path in paths for entry in submissions_in(path)]
-    if missing := [path for path in paths if not path.exists()]:
-        raise FileNotFoundError(f"no submission {missing[0]}")
+    if missing := [path for path in args.submission if not os.path.lexists(path)]:
+        raise FileNotFoundError(f"no submission {missing[0]}")  # a dead link becomes a row
     if args.out is not None:
         return grade_many(args, paths)
     if args.jobs > 1 or len(paths) > 1 or args.each:

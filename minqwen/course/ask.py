@@ -21,9 +21,10 @@ from .assignment import Assignment
 from .closed_imports import allowed_modules, reached_from
 from .cut import handout_source, solution_source
 from .exercise import Exercise, Part
-from .graded_questions import GradedQuestions
+from .graded_questions import MOST_TIME, GradedQuestions
 from .guards import PUT_UP, environment
 from .module_function import LOAD, TAKE
+from .other_inputs import other_spec
 from .scratch_watch import grading_folder, watched
 from .source_text import parsed
 from .submission import Submission
@@ -166,13 +167,17 @@ def ask_once(
             environment=environment(str(folder / "scratch")),
         )
         with worker, watched(folder / "scratch", lambda: worker.number) as over:
-            public = GradedQuestions(spec, worker, assignment.public_seed, True, str(folder))
+            limit = MOST_TIME * settings.seconds
+            seed, place = assignment.public_seed, str(folder)
+            quiet = bool(stand_ins)
+            public = GradedQuestions(spec, worker, seed, True, place, seconds=limit, quiet=quiet)
             public.ask_all(spec.pull is not None)
             hidden = None
             if settings.hidden and assignment.hidden_seed is not None:
                 seed = assignment.hidden_seed
-                plain = replace(spec, forward=(), backward=())  # mistakes are named from the first
-                hidden = GradedQuestions(plain, worker, seed, False, str(folder), public.stops)
+                plain = replace(other_spec(spec), forward=(), backward=())  # no names from these
+                gone = public.stops, limit, public.spent, quiet
+                hidden = GradedQuestions(plain, worker, seed, False, place, *gone)
                 hidden.ask_all(spec.pull is not None)
         guards = tuple(worker.prepared)
     for questions in (public, hidden):

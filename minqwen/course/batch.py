@@ -34,13 +34,15 @@ from .assignment import Assignment, assignment_text, read_assignment
 from .class_tables import Outcome, summary, table
 from .grade import grade
 from .results import number, to_dict
+from .source_text import shown
+from .submission import READ
 
 BOOT = (
     "import sys; sys.path.insert(0, sys.argv[1]); "
     "from minqwen.course.batch import grade_from_stdin; grade_from_stdin()"
 )
 TABLE, SUMMARY = "grades.csv", "summary.md"
-SECONDS_TO_START, CALLS = 60.0, 12  # a grader that takes longer than CALLS limits a part is stopped
+SECONDS_TO_START, CALLS = 60.0, 30  # a grader that takes longer than CALLS limits a part is stopped
 
 
 @dataclass(frozen=True)
@@ -90,13 +92,15 @@ def digest_of(path: Path, assignment: Assignment, options: Options) -> str:
     for text in (assignment_text(assignment), json.dumps(asdict(options)), __version__):
         found.update(text.encode("utf-8") + b"\0")
     files = [path]
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
+    if path.is_dir():  # what is not read does not count, and may be as large as a disk
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in READ)
     for file in files:
         place = file.relative_to(path).as_posix() if path.is_dir() else file.name
         with contextlib.suppress(OSError):
-            content = hashlib.sha256(file.read_bytes()).hexdigest()
-            found.update(os.fsencode(place) + b"\0" + content.encode("ascii"))
+            if file.is_file():  # no pipe, which would be waited for
+                with file.open("rb") as stream:
+                    content = hashlib.file_digest(stream, "sha256").hexdigest()
+                found.update(os.fsencode(place) + b"\0" + content.encode("ascii"))
     return found.hexdigest()[:32]
 
 
@@ -161,7 +165,7 @@ class Batch:
     def progress(self, outcome: Outcome, finished: int) -> str:
         """Return the line about a submission that is finished."""
         width = len(str(len(self.submissions)))
-        line = f"[{finished:>{width}}/{len(self.submissions)}] {outcome.name:<24} "
+        line = f"[{finished:>{width}}/{len(self.submissions)}] {shown(outcome.name):<24} "
         if outcome.data is None:
             return line + f"not graded: {outcome.says}"
         points, most = (number(outcome.data[key]) for key in ("points", "max_points"))
@@ -229,8 +233,9 @@ class Batch:
 
     def write_tables(self, outcomes: Sequence[Outcome]) -> None:
         """Write grades.csv and summary.md."""
-        write_whole(self.out / TABLE, table(outcomes, self.assignment).encode("utf-8"))
-        write_whole(self.out / SUMMARY, summary(outcomes, self.assignment).encode("utf-8"))
+        for place, write in ((TABLE, table), (SUMMARY, summary)):  # a name may be no UTF-8
+            text = write(outcomes, self.assignment).encode("utf-8", "backslashreplace")
+            write_whole(self.out / place, text)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

@@ -30,6 +30,7 @@ from .submission import Submission, read_submission
 
 LATER = "graded later"
 COPIED = ("note", "zero")
+MOST_NOTES = 6  # on what was handed in, to a student of whom a function is missing
 
 
 class Row(NamedTuple):
@@ -245,4 +246,6 @@ class Grader:
                     LATER if later else says,
                 )
             )
-        self.diagnosis.append((part.spec, f"{part.spec}   {says}"))
+        lines = [f"{part.spec}   {says}"]  # perhaps it stands in what could not be read
+        lines += [f"  note: {note}" for note in self.submission.notes[:MOST_NOTES]]
+        self.diagnosis.append((part.spec, "\n".join(lines)))

@@ -7,6 +7,7 @@ others too, since points are given for each. Only what hangs or dies twice is le
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,11 @@ from ..check.outside.messages import Problem, Reply
 from ..check.questions import Questions
 from ..check.spec import Probe, Spec
 
+OURS = str(Path(__file__).parents[2]) + os.sep  # where minqwen is installed
 PATH_BEGINS = " \t\n'\"("
 MOST_STOPS = 2  # a function that hangs or dies so often is not called any more
+MOST_TIME = 10  # all calls together, in limits of one call; the first, which loads, not counted
+TOO_SLOW = "all calls together took more than {:g} s, so it was not called any more"
 NOT_ASKED = Problem("hung", "it was stopped too often, so it was not called any more")
 
 
@@ -29,12 +33,26 @@ class GradedQuestions(Questions):
         exact: also ask in float32 and half precision.
         folder: where the files are; it has another name each time, so replies do not hold it.
         stops: how often the function was stopped before.
+        seconds: for all calls together; None: no limit.
+        spent: how many of them are gone.
+        quiet: nothing that the code says in its own words is kept: it could be read out of files
+            of ours that lie beside it.
     """
 
     def __init__(
-        self, spec: Spec, function: Any, seed: int, exact: bool, folder: str, stops: int = 0
+        self,
+        spec: Spec,
+        function: Any,
+        seed: int,
+        exact: bool,
+        folder: str,
+        stops: int = 0,
+        seconds: float | None = None,
+        spent: float = 0.0,
+        quiet: bool = False,
     ) -> None:
         super().__init__(spec, function, seed)
+        self.seconds, self.spent, self.quiet = seconds, spent, quiet
         self.folder = folder
         self.exact, self.stops, self.closed = exact, stops, False
         self.only: set[str] | None = None  # probes to which precision is confined
@@ -42,11 +60,20 @@ class GradedQuestions(Questions):
     def _ask(
         self, probe: Probe, key: tuple[Any, ...], ask: Callable[[], tuple[Reply, ...]]
     ) -> tuple[Reply, ...]:
-        if key not in self.kept and (self.closed or self.stops >= MOST_STOPS):
-            return (Reply(problem=NOT_ASKED),) * 2
-        return super()._ask(
-            probe, key, lambda: tuple(without_folder(reply, self.folder) for reply in ask())
-        )
+        if key not in self.kept:
+            if self.seconds is not None and self.spent > self.seconds:
+                return (Reply(problem=Problem("hung", TOO_SLOW.format(self.seconds))),) * 2
+            if self.closed or self.stops >= MOST_STOPS:
+                return (Reply(problem=NOT_ASKED),) * 2
+
+        def timed() -> tuple[Reply, ...]:
+            start, first = time.monotonic(), not self.kept and not self.spent
+            replies = ask()
+            self.spent += 0.0 if first else time.monotonic() - start
+            replies = tuple(without_folder(reply, self.folder) for reply in replies)
+            return tuple(map(without_words, replies)) if self.quiet else replies
+
+        return super()._ask(probe, key, timed)
 
     def smooth(self) -> list[Probe]:
         """Return the probes whose gradients are asked for; later, those that had an answer."""
@@ -84,8 +111,24 @@ class GradedQuestions(Questions):
         self.closed = True
 
 
+def without_words(reply: Reply) -> Reply:
+    """Return a reply with nothing that its author could have written.
+
+    >>> problem = Problem("raised", "f raised KeyError: secret", "a.py, line 2: g(secret)")
+    >>> without_words(Reply(problem=problem, printed="secret")).problem[1:]
+    ('f raised KeyError', 'a.py, line 2')
+    """
+    problem = reply.problem
+    if problem is not None:
+        says, where = problem.says.partition(": ")[0], problem.where.partition(": ")[0]
+        problem = problem._replace(says=says, where=where)
+    return replace(reply, problem=problem, printed="", notes=())
+
+
 def without_folder(reply: Reply, folder: str) -> Reply:
-    """Return a reply that does not name the temporary folder.
+    """Return a reply that names neither the temporary folder nor ours, and no line by chance.
+
+    A loop is stopped on another line each time.
 
     >>> problem = Problem("raised", "no", "/tmp/grade-x/files/rope.py, line 2")
     >>> without_folder(Reply(problem=problem), "/tmp/grade-x").problem.where
@@ -100,9 +143,13 @@ def without_folder(reply: Reply, folder: str) -> Reply:
             before = parts[-1]
             parts[-1] = before[: 1 + max(before.rfind(mark) for mark in PATH_BEGINS)]
             parts.append(part.removeprefix(os.sep).removeprefix(f"files{os.sep}"))
-        return "".join(parts)
+        return "".join(parts).replace(OURS, "")
 
     problem = reply.problem
+    if problem is not None and problem.kind == "hung":
+        problem = problem._replace(where=problem.where.partition(", line ")[0])
+    if problem is not None and problem.where.startswith(OURS):
+        problem = problem._replace(where="")  # our own line says nothing
     return replace(
         reply,
         problem=None if problem is None else Problem(*map(short, problem)),

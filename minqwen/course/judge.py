@@ -108,7 +108,7 @@ def judge(attempt: Attempt, assignment: Assignment) -> Finding:
         others = other.found()
         rows = [name for name in aspects_of(spec) if name not in VISIBLE]
         shares |= {name: share_of(name, spec, others) for name in rows}
-        if "gradient" in rows and only_zeros(attempt.hidden, others):
+        if "gradient" in rows and has_idle_gradient(attempt.hidden, base, others):
             shares["gradient"] = Fraction(0)
         if shares["values"] == 1 and not shares["more values"]:
             notes.append(
@@ -141,12 +141,32 @@ def without_variant(
     return found
 
 
-def only_zeros(questions: GradedQuestions, facets: Sequence[Facet]) -> bool:
-    """Say whether gradients that fit a wrong forward are those of a constant."""
+def has_idle_gradient(
+    questions: GradedQuestions, base: ModuleType, facets: Sequence[Facet]
+) -> bool:
+    """Say whether a gradient that fits a wrong forward is zero everywhere, and ours is not.
+
+    It is that of a constant, or of a function that leaves an argument out: no achievement.
+    """
     if any(facet.name.startswith("gradient of ") for facet in facets):
         return False
-    replies = [questions.backward(probe) for probe in questions.smooth()]
-    return all(all_zero([g for g in reply.gradients.values()]) for reply in replies)
+    probes = questions.smooth()
+    replies = [questions.backward(probe) for probe in probes]
+    if all(all_zero([g for g in reply.gradients.values()]) for reply in replies):
+        return True
+    moves, idle = set[str](), set[str]()
+    for probe, reply in zip(probes, replies, strict=True):
+        assert questions.spec.pull is not None
+        try:
+            ours = questions.spec.pull(base, questions.make(probe), questions.upstream(probe))
+        except Exception:  # outputs of another shape than ours
+            continue
+        for name, found in reply.gradients.items():
+            if found is not None and np.any(found):
+                moves.add(name)
+            elif ours.get(name) is not None and np.any(ours[name]):
+                idle.add(name)
+    return bool(idle - moves)
 
 
 def visible_facets(facets: Sequence[Facet]) -> list[Facet]:

@@ -61,7 +61,8 @@ class StudentModule:
             if found is None:
                 raise Trouble("missing function", f"{self.file_} has no function {name}")
             if not callable(found) or isinstance(found, type):
-                says = f"{name} is a {type(found).__name__}, not a function"
+                kind = "class" if isinstance(found, type) else type(found).__name__
+                says = f"{name} is a {kind}, not a function: write it as `def {name}(...)`"
                 raise Trouble("missing function", says)
             return self.watched(name, found)
         for module in self.modules_:

@@ -70,7 +70,8 @@ def _lines(assignment: Assignment) -> Iterator[str]:
     yield from ("", _text(say["pointed"]))
     yield from _section(say, "rules", "ruled")
     files = dict.fromkeys(file for one in found for file in one.files)
-    handed = _text(say["handed"]).format(files="`" + "`, `".join(files) + "`")
+    between = "、" if zh else ", "
+    handed = _text(say["handed"]).format(files=between.join(f"`{file}`" for file in files))
     yield from ("", f"## {say['hand']}", "", handed)
 
 
@@ -90,8 +91,8 @@ def _files(one: Exercise) -> str:
 def _functions(one: Exercise, between: str) -> str:
     """Join the functions of an exercise; the last two by `between`."""
     names = [f"`{name}`" for part in one.parts for name in part.functions]
-    if len(names) == 1 or between == ", ":
-        return ", ".join(names)
+    if len(names) == 1 or between in (", ", "、"):
+        return between.join(names)
     return ", ".join(names[:-1]) + between + names[-1]
 
 

@@ -71,8 +71,9 @@ TEXT: dict[str, dict[str, str | tuple[str, ...]]] = {
             "so no mistake costs points twice.\n"
             "- Functions must not change their arguments and must give the same answer twice. "
             "float32 in means float32 out.\n"
-            "- A call may take 10 seconds and 2 GB of memory, far more than needed. There is no "
-            "network and there are no files. Prints and warnings cost nothing.\n"
+            "- A call may take 10 seconds and 2 GB of memory, and all calls to a function together "
+            "100 seconds, far more than needed. There is no network and there are no files. Prints "
+            "and warnings cost nothing.\n"
             "- Checking the arguments (`Raises:` in the docstrings) is good style and is not "
             "graded."
         ),
@@ -141,8 +142,8 @@ TEXT: dict[str, dict[str, str | tuple[str, ...]]] = {
             "- 可以添加辅助函数。文件之间可以互相使用，例如 `from linear import linear_forward`。"
             "如果另一个文件有错，还会用正确的文件再试一次，所以同一个错误不会扣两次分。\n"
             "- 函数不得修改参数，两次调用的结果必须相同。输入 float32，输出也是 float32。\n"
-            "- 每次调用最多 10 秒、2 GB 内存，远多于所需。没有网络，也没有文件。"
-            "打印和警告不扣分。\n"
+            "- 每次调用最多 10 秒、2 GB 内存，同一函数的所有调用合计最多 100 秒，远多于所需。"
+            "没有网络，也没有文件。打印和警告不扣分。\n"
             "- 检查参数（说明中的 `Raises:`）是好习惯，但不评分。"
         ),
         "hand": "提交",

@@ -119,7 +119,8 @@ def lines_of(grade: Grade, student: bool) -> Iterator[tuple[str, int]]:
         said = row["says"]
     for part, text in grade.diagnosis:
         mine = [r for r in data["rows"] if r["name"].startswith(f"{part}: ") and r["visible"]]
-        if any(r["points"] != r["max_points"] for r in mine) and len({r["says"] for r in mine}) > 1:
+        more = len({r["says"] for r in mine}) > 1 or "\n  note: " in text
+        if more and any(r["points"] != r["max_points"] for r in mine):
             yield "", 0
             yield from ((line, 30) for line in text.splitlines())
     yield "", 0

@@ -43,6 +43,23 @@ def top_names(text: str) -> frozenset[str]:
     return frozenset(names)
 
 
+@lru_cache(maxsize=1000)
+def stub_names(text: str) -> frozenset[str]:
+    """Return the functions of a file that are not written yet: they do nothing but raise.
+
+    >>> sorted(stub_names("def f(): raise NotImplementedError('write this')\\ndef g(): return 1"))
+    ['f']
+    """
+    found = set[str]()
+    for node in parsed(text).body:
+        if isinstance(node, ast.FunctionDef):
+            last = ast.unparse(node.body[-1])
+            written = len(node.body) > 1 + (ast.get_docstring(node) is not None)
+            stub = last.startswith("raise NotImplementedError") and not written
+            (found.add if stub else found.discard)(node.name)
+    return frozenset(found)
+
+
 def why_broken(text: str) -> str:
     """Say why a text is no valid Python; nothing if it is.
 

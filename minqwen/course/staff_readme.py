@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from .assignment import Assignment
 from .exercise import Exercise
 from .variants import variant
@@ -25,11 +27,13 @@ Keep this folder to yourselves: it holds the answers and the hidden seed. Studen
 In this folder:
 
 ```
-minqwen grade SUBMISSIONS --assignment . --out grades -j 4
+minqwen grade --each SUBMISSIONS --assignment . --out grades -j 4     a folder of them
+minqwen grade SUBMISSION --assignment .                               one, on the screen
 SUBMISSION=path/to/one python -m pytest hidden_tests.py
 ```
 
-A submission is a file, a folder, a zip or a notebook. Each part of it runs in a process of its
+A submission is a file, a folder, a zip or a notebook; with `--each`, every entry of a folder is
+one, and without it the whole folder is. Each part of it runs in a process of its
 own, with limits on time and memory and without the answers; the numbers are compared outside.
 `minqwen grade solution --assignment .` gives every point and `minqwen grade ../student
 --assignment .` gives none: `minqwen assign` has tried both.
@@ -83,6 +87,8 @@ def command_of(assignment: Assignment) -> str:
     words += [f"--points {assignment.points}", f"--lang {assignment.lang}"]
     words += [f"--variant {concept}={mistake}" for concept, mistake in assignment.variants.items()]
     words += [f"--hint {assignment.hint}", f"--name {assignment.name}"]
+    if assignment.title != title_of(assignment.found, assignment.lang):
+        words.append(f"--title {shlex.quote(assignment.title)}")
     return " ".join(words)
 
 

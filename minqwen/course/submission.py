@@ -14,6 +14,7 @@ What cannot be read becomes a note, and a row of the report; never an error that
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import zipfile
@@ -24,11 +25,12 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from .notebook_code import of_notebook
-from .source_text import shown, top_names, why_broken
+from .source_text import shown, stub_names, top_names, why_broken
 
 MAX_NOTEBOOK, MAX_ALL, MAX_FILES = 32 << 20, 64 << 20, 500  # bytes: pictures make notebooks large
 MAX_TEXT = 1 << 20  # characters of code in one file
 SKIPPED_FOLDERS = ("__MACOSX", "__pycache__", ".git", ".ipynb_checkpoints", ".venv", "venv")
+READ = (".py", ".ipynb")  # of a folder or an archive
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -49,11 +51,14 @@ class Submission:
     def home_of(self, function: str, first: str = "") -> str | None:
         """Return the file that defines a function; None if none does.
 
+        Whoever works in a notebook may hand in the files with the stubs too: those come last.
+
         Args:
             function: its name.
             first: the file that is asked first.
         """
         order = sorted(self.files, key=lambda name: (name != first, name))
+        order.sort(key=lambda n: n not in self.broken and function in stub_names(self.files[n]))
         for name in order:
             if name not in self.broken and function in top_names(self.files[name]):
                 return name
@@ -85,12 +90,14 @@ def read_submission(path: Path | str) -> Submission:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no submission {path}")
+    if not path.is_dir() and not path.is_file():  # a pipe would be waited for
+        raise ValueError(f"{path} is no ordinary file")
     notes: list[str] = []
     if path.is_dir():
         found = list(of_folder(path, notes))
     elif path.suffix.lower() == ".zip":
         found = list(of_zip(path, notes))
-    elif path.suffix.lower() in (".py", ".ipynb"):
+    elif path.suffix.lower() in READ:
         found = [Found(path.name, path.read_bytes, path.stat().st_size)]
     else:
         raise ValueError(f"a submission is a .py, .ipynb or .zip file or a folder, not {path}")
@@ -110,7 +117,7 @@ def read_submission(path: Path | str) -> Submission:
             notes.append(f"{name} was handed in twice: {shown(one.path)} counts")
         files[name] = text
     stem = path.resolve().stem if not path.is_dir() else path.resolve().name
-    submission = Submission(stem, dict(sorted(files.items())))
+    submission = Submission(shown(stem), dict(sorted(files.items())))
     for name, says in submission.broken.items():
         notes.append(f"{name} is no valid Python: {says}")
     return replace(submission, notes=tuple(notes))
@@ -124,7 +131,7 @@ def of_folder(folder: Path, notes: list[str]) -> Iterator[Found]:
         for name in sorted(names):
             file = Path(root, name)
             place = file.relative_to(folder).as_posix()
-            if name.startswith((".", "test_")) or file.suffix.lower() not in (".py", ".ipynb"):
+            if name.startswith((".", "test_")) or file.suffix.lower() not in READ:
                 continue
             if file.is_symlink() or not file.is_file():
                 notes.append(f"{shown(place)} is a link or no ordinary file: left out")
@@ -145,7 +152,7 @@ def of_zip(path: Path, notes: list[str]) -> Iterator[Found]:
     with archive:
         for entry in entries:
             place = PurePosixPath(entry.filename.replace("\\", "/"))
-            if entry.is_dir() or place.suffix.lower() not in (".py", ".ipynb"):
+            if entry.is_dir() or place.suffix.lower() not in READ:
                 continue
             if place.name.startswith("test_"):
                 continue
@@ -196,6 +203,8 @@ def text_of(found: Found) -> tuple[str, str | None, list[str]]:
     name = f"{stem or '_'}.py"
     notes = [] if name == place.with_suffix(".py").name else [f"{shown(found.path)} is now {name}"]
     data = found.read()
+    if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):  # as PowerShell's > writes it
+        data = data.decode("utf-16", "replace").encode("utf-8", "replace")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

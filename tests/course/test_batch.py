@@ -173,3 +173,32 @@ def test_ctrl_c_leaves_whole_files(place):
         assert json.loads(file.read_text(encoding="utf-8"))["rows"]
     assert (place / "out" / "grades.csv").is_file()
     assert not list((place / "out").glob("*.part"))
+
+
+def test_names_that_no_text_can_hold_lose_nobody(place):
+    """Archives of other systems leave such names; the tables must be written all the same."""
+    names = ("bad_\udcff\udcfe.py", "two\nlines.py")
+    for file in list((place / "in").iterdir())[1:]:
+        subprocess.run(["rm", "-r", str(file)], check=True)
+    for name in names:
+        (place / "in" / name).write_text("x = 1\n", encoding="utf-8")
+    found, lines = run(place)
+    assert len(found) == 3
+    for line in lines:
+        line.encode("utf-8")
+        assert "\n" not in line
+    with (place / "out" / "grades.csv").open(encoding="utf-8", newline="") as file:
+        assert len(list(csv.reader(file))) == 4
+    assert "3 submissions graded" in (place / "out" / "summary.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_what_is_not_read_is_not_hashed(place):
+    folder = place / "in" / "deep"
+    before = digest_of(folder, TASK, Options())
+    with (folder / "weights.bin").open("wb") as file:
+        file.truncate(1 << 40)
+    os.mkfifo(folder / "pipe.py")
+    os.mkfifo(place / "in" / "pipe.zip")
+    assert digest_of(folder, TASK, Options()) == before
+    assert digest_of(place / "in" / "pipe.zip", TASK, Options())

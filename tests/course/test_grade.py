@@ -1,13 +1,19 @@
 """The answer key earns everything, an untouched stub nothing, and what lies between its part."""
 
+import json
+from pathlib import Path
+
 import pytest
 from course.grading import assignment, by_aspect, edited, graded, solution, stubs
 
 from minqwen.check.specs import names
+from minqwen.course import ask
 from minqwen.course.aspects import VISIBLE
-from minqwen.course.grade import Row
+from minqwen.course.grade import Row, grade
+from minqwen.course.gradescope_results import gradescope_results
 from minqwen.course.ladder import LADDER, PRESETS
-from minqwen.course.submission import Submission
+from minqwen.course.results import to_dict, to_text
+from minqwen.course.submission import Submission, read_submission
 from minqwen.course.variants import VARIANTS
 
 KNOWN = [e.name for e in LADDER if all(part.spec in names() for part in e.parts)]
@@ -190,6 +196,23 @@ def test_one_mistake_is_not_counted_twice():
     assert "our own solutions in place" in dict(found.diagnosis)["swiglu"]
 
 
+def test_our_stand_in_cannot_be_read_out_through_the_report():
+    task = assignment("linear", "swiglu")
+    files = edited(solution(task), "linear.py", ("@ widen(w).T", "@ (2 * widen(w).T)"))
+    files["swiglu.py"] += (
+        "\n\nimport linear, warnings\nTEXT = open(linear.__file__).read()\nprint('LEAK', TEXT)\n"
+        "_right = swiglu_backward\n"
+        "def swiglu_backward(dy, cache):\n"
+        "    if dy.ndim == 2:\n        raise ValueError('LEAK' + TEXT)\n"
+        "    warnings.warn('LEAK' + TEXT)\n"
+        "    return _right(dy, cache)\n"
+    )
+    found = graded(files, task)
+    assert any("swiglu: graded with our own solutions" in note for note in found.notes)
+    mine = [row for row in found.rows if row.part == "swiglu"]
+    assert "LEAK" not in repr((mine, dict(found.diagnosis)["swiglu"]))
+
+
 def test_a_missing_neighbour_is_no_harm():
     task = assignment("linear", "swiglu")
     files = {"swiglu.py": solution(task)["swiglu.py"]}
@@ -278,3 +301,71 @@ def test_rows_have_names_that_differ():
     assert len({row.name for row in found.rows}) == len(found.rows)
     assert isinstance(found.rows[0], Row)
     assert Submission("x", {}).home_of("f") is None
+
+
+def test_a_function_that_could_not_be_read_is_told_so(tmp_path):
+    cells = [{"cell_type": "code", "source": "def rmsnorm_forward(x, w, eps:\n    return x"}]
+    (tmp_path / "hw.ipynb").write_text(json.dumps({"cells": cells}), encoding="utf-8")
+    found = grade(read_submission(tmp_path / "hw.ipynb"), RMSNORM)
+    text = to_text(found, student=True)
+    assert "not handed in: no file has rmsnorm_forward" in text
+    assert "code cell 1, line 1" in text
+    assert "code cell 1, line 1" in gradescope_results(found)["tests"][0]["output"]
+
+
+def test_a_class_is_called_a_class():
+    found = graded({"a.py": "class rmsnorm_forward:\n    pass\n"}, RMSNORM)
+    assert found.rows[0].says.startswith("rmsnorm_forward is a class, not a function")
+
+
+LAZY = {
+    "the identity": "return x.copy(), (x, w)\n\ndef rmsnorm_backward(dy, cache):\n"
+    "    return dy.copy(), np.zeros_like(cache[1])\n",
+    "a constant": "return x * 0, (x, w)\n\ndef rmsnorm_backward(dy, cache):\n"
+    "    return dy * 0, np.zeros_like(cache[1])\n",
+}
+
+
+@pytest.mark.parametrize("name", LAZY)
+def test_a_gradient_of_nothing_earns_nothing(name):
+    code = f"import numpy as np\n\ndef rmsnorm_forward(x, w, eps=1e-6):\n    {LAZY[name]}"
+    points = by_aspect(graded({"rmsnorm.py": code}, RMSNORM), "rmsnorm")
+    assert points["shape"] == 10
+    assert points["gradient"] == 0
+
+
+def test_a_gradient_that_fits_the_own_wrong_forward_earns_half():
+    code = (
+        "def rmsnorm_forward(x, w, eps=1e-6):\n    return x * w, (x, w)\n\n"
+        "def rmsnorm_backward(dy, cache):\n    x, w = cache\n"
+        "    return dy * w, (dy * x).reshape(-1, len(w)).sum(axis=0)\n"
+    )
+    assert by_aspect(graded({"rmsnorm.py": code}, RMSNORM), "rmsnorm")["gradient"] == 12.5
+
+
+def test_many_slow_calls_end(monkeypatch):
+    files = edited(
+        solution(RMSNORM),
+        "rmsnorm.py",
+        ("y = (x_wide * inv_rms) * widen(w)",
+         "__import__('time').sleep(0.1); y = (x_wide * inv_rms) * widen(w)"),
+    )  # fmt: skip
+    monkeypatch.setattr(ask, "MOST_TIME", 0.1)
+    found = graded(files, RMSNORM, seconds=5.0)
+    assert found.seconds < 5.0
+    assert "all calls together took more than 0.5 s" in found.diagnosis[0][1]
+    assert 0 <= found.points < 100
+
+
+def test_a_loop_is_stopped_at_no_line_and_nothing_names_our_folders():
+    code = (
+        "def rmsnorm_forward(x, w, eps):\n    n = 0\n    while True:\n        n += 1\n"
+        "        n -= 1\n        n += 2\n"
+    )
+    found = [graded({"rmsnorm.py": code}, RMSNORM, seconds=0.5) for _ in range(2)]
+    one, two = (json.dumps(to_dict(each)) for each in found)
+    assert one == two
+    assert "did not end within 0.5 s" in one
+    warned = graded({"a.py": "async def rmsnorm_forward(x, w, eps):\n    return x\n"}, RMSNORM)
+    assert "minqwen/check/outside/user_function.py" in warned.diagnosis[0][1]  # Python's warning
+    assert str(Path(ask.__file__).parents[2]) not in json.dumps(to_dict(warned))

@@ -10,10 +10,11 @@ import pytest
 from course.filled import TASK
 
 from minqwen.check.specs import names
-from minqwen.course import notebook
+from minqwen.course import handout, notebook
 from minqwen.course.assignment import Assignment
 from minqwen.course.cut import removed_lines
 from minqwen.course.file_cells import names_in, parts_of
+from minqwen.course.grade import grade
 from minqwen.course.ladder import LADDER
 from minqwen.course.notebook import plain_notebook
 from minqwen.course.self_check import secret_problems, tokens
@@ -114,3 +115,13 @@ def test_removed_lines_would_be_found():
     solved = plain_notebook(TASK, solved=True)
     assert lines
     assert all(json.dumps(line)[1:-1] in solved for line in lines)
+
+
+def test_a_notebook_beside_the_stubs_counts(tmp_path):
+    """Who works in the notebook and grades the folder is not graded on the stubs beside it."""
+    task = Assignment("hw", "H", ("gae",), hidden_seed=5)
+    handout.write(task, tmp_path)
+    path = tmp_path / "student" / "hw.ipynb"
+    path.write_text(plain_notebook(task, solved=True), encoding="utf-8")
+    found = grade(tmp_path / "student", task)
+    assert found.points == found.max_points == 100

@@ -113,6 +113,13 @@ def test_nbgrader_gives_the_points_of_minqwen_grade(nbgraded, expected):
         assert len(nbgraded[student]) == len(rows)
 
 
+def test_the_same_notebooks_graded_from_outside(made, nbgraded, expected):
+    for student in ("eps_outside", "widened"):
+        path = made / "staff/nbgrader/submitted" / student / TASK.name / f"{TASK.name}.ipynb"
+        rows = {(row.part, row.aspect): row.points for row in grade(path, TASK).rows}
+        assert rows == expected[student]
+
+
 def test_nbgrader_releases_no_secret_and_no_solution(made, nbgraded):
     text = (made / "staff/nbgrader/release" / TASK.name / f"{TASK.name}.ipynb").read_text("utf-8")
     assert SEED not in text

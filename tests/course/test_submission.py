@@ -129,6 +129,10 @@ def test_what_is_no_submission(tmp_path):
     (tmp_path / "a.pdf").write_bytes(b"%PDF")
     with pytest.raises(ValueError, match="folder, not "):
         read_submission(tmp_path / "a.pdf")
+    if hasattr(os, "mkfifo"):  # it would be waited for
+        os.mkfifo(tmp_path / "pipe.py")
+        with pytest.raises(ValueError, match="no ordinary file"):
+            read_submission(tmp_path / "pipe.py")
 
 
 def test_a_notebook_gives_definitions_only(tmp_path):
@@ -137,7 +141,7 @@ def test_a_notebook_gives_definitions_only(tmp_path):
         "!pip install torch",
         "def f(x):\n    return 1",
         ["def f(x):\n", "    return 2\n", "print(f(1))"],
-        "%%time\ndef g(x):\n    return 3",
+        "%%timeit\ndef g(x):\n    return 3",
         "for i in range(10**9): pass",
         "def broken(:",
         "class C:\n    pass\nX: int = -3\nPAIR = (EPS, np.pi)\nf?",
@@ -157,12 +161,47 @@ def test_a_notebook_gives_definitions_only(tmp_path):
 
 def test_a_notebook_needs_no_neighbours_for_what_it_has(tmp_path):
     cells = ("from linear import linear_forward", "def linear_forward(x): return x",
-             "from rope import other\nfrom __future__ import annotations")  # fmt: skip
+             "from rope import other\nfrom __future__ import annotations",
+             "def g(x): return other(x)")  # fmt: skip
     (tmp_path / "hw.ipynb").write_text(notebook(*cells), encoding="utf-8")
     text = read_submission(tmp_path / "hw.ipynb").files["hw.py"]
     assert "from linear" not in text
     assert "from rope import other" in text
     assert text.startswith("from __future__")
+
+
+def test_a_notebook_needs_no_package_that_only_its_plots_need(tmp_path):
+    cells = (
+        "import matplotlib.pyplot as plt, numpy as np\nimport torch",
+        "from google.colab import drive",
+        "from tqdm import (\n    tqdm,\n    trange,\n)\nimport seaborn as sns",
+        "def f(x):\n    return np.sqrt(x)",
+        "def show(x):\n    sns.heatmap(x)\n    plt.show()",
+        "drive.mount('/content')\nplt.plot(f(1))",
+    )
+    (tmp_path / "hw.ipynb").write_text(notebook(*cells), encoding="utf-8")
+    text = read_submission(tmp_path / "hw.ipynb").files["hw.py"]
+    for name in ("google", "torch", "tqdm"):
+        assert name not in text
+    space = {}
+    exec(text.replace("seaborn", "no_such_package").replace("matplotlib", "no_such_either"), space)
+    assert space["f"](4.0) == 2.0
+
+
+def test_a_cell_that_is_timed_or_written_is_read(tmp_path):
+    cells = (
+        "%%time\ndef f(x):\n    return 1",
+        "%%writefile rope.py\ndef g(x):\n    return 2",
+        "%%writefile notes.txt\ndef h(",
+        "%%bash\nls",
+        "files = !ls\nhow_long = %timeit -o 1\ndef k(x):\n    return 3",
+    )
+    (tmp_path / "hw.ipynb").write_text(notebook(*cells), encoding="utf-8")
+    found = read_submission(tmp_path / "hw.ipynb")
+    space = {}
+    exec(found.files["hw.py"], space)
+    assert (space["f"](0), space["g"](0), space["k"](0)) == (1, 2, 3)
+    assert found.notes == ()
 
 
 def test_a_notebook_that_is_none(tmp_path):
@@ -179,9 +218,11 @@ def test_bad_text_is_told_with_its_line(tmp_path):
     (tmp_path / "a.py").write_bytes(b"# one\n# \xff\nx = 1\r\n")
     (tmp_path / "b.py").write_text("def f(:\n", encoding="utf-8")
     (tmp_path / "c.py").write_bytes(b"\xef\xbb\xbfx = 1\n")
+    (tmp_path / "d.py").write_bytes("x = 'é'\r\n".encode("utf-16"))  # PowerShell's >
     found = read_submission(tmp_path)
     assert found.files["a.py"] == "# one\n# ?\nx = 1\n"
     assert found.files["c.py"] == "x = 1\n"
+    assert found.files["d.py"] == "x = 'é'\n"
     assert any(note.startswith("a.py, line 2: not UTF-8") for note in found.notes)
     assert found.broken == {"b.py": "line 1: invalid syntax"}
     assert "b.py is no valid Python: line 1: invalid syntax" in found.notes

@@ -113,19 +113,26 @@ def _change(result, change):
     return change(result) if isinstance(result, (float, np.floating)) else result
 
 
+def _told(one, of_array):
+    """Return plain values that tell inputs apart."""
+    if isinstance(one, np.ndarray):
+        return of_array(one)
+    if isinstance(one, dict):
+        return [(name, _told(x, of_array)) for name, x in one.items()]
+    if isinstance(one, (tuple, list)):
+        return [_told(x, of_array) for x in one]
+    return one
+
+
 def _key(given, named):
     """Return what tells inputs apart."""
-    held = [*given, *sorted(named.items())]
-    return hashlib.sha256(repr([
-        (one.shape, one.dtype.str, one.tobytes()) if isinstance(one, np.ndarray) else one
-        for one in held
-    ]).encode()).hexdigest()[:16]
+    held = _told((given, named), lambda x: (x.shape, x.dtype.str, x.tobytes()))
+    return hashlib.sha256(repr(held).encode()).hexdigest()[:16]
 
 
 def _sizes(given, named):
     """Return the shapes of arrays, and everything else as it is."""
-    held = [*given, *sorted(named.items())]
-    return repr([one.shape if isinstance(one, np.ndarray) else one for one in held])
+    return repr(_told((given, named), lambda x: x.shape))
 
 '''
 OUTPUTS = """
@@ -293,12 +300,6 @@ def {forward}(text, *rest):
 }
 
 
-def sizes_of(call):
-    """Return what a file with hard-coded sizes asks for: the same as `_sizes` there."""
-    held = [*call.given, *sorted(call.named.items())]
-    return repr([one.shape if isinstance(one, np.ndarray) else one for one in held])
-
-
 def fits(name, it):
     """Say whether a trick makes sense in a part, and makes a difference there."""
     first = it.ordinary[0]
@@ -312,8 +313,6 @@ def fits(name, it):
         return it.floats
     if name == "the first row only":
         return any(y.ndim > 1 and len(y) > 1 for y in arrays)
-    if name == "answers written into the file":
-        return it.floats  # else the hidden inputs are those that students can try
     if name == "answers kept by shape":
         return it.floats
     if name in ("cache kept outside", "dy ignored", "no backward"):
@@ -329,12 +328,12 @@ def tricks_of(part):
     """Yield (name, text to put at the end of the file) of every trick that fits a part."""
     it = asked(part)
     words = {"forward": it.forward, "backward": it.backward}
-    words["sizes"] = repr(sorted({sizes_of(call) for call in it.ordinary}))
     words["length"] = len(it.returned) if isinstance(it.returned, tuple) else 0
     common = COMMON.format(**words)
     names = {it.forward: None}
     exec(common, names)
-    words["keys"] = repr(sorted({names["_key"](call.given, call.named) for call in it.ordinary}))
+    words["sizes"] = repr(sorted({names["_sizes"](c.given, c.named) for c in it.ordinary}))
+    words["keys"] = repr(sorted({names["_key"](c.given, c.named) for c in it.ordinary}))
     if it.steps:
         for name, value in OF_STEPS.items():
             yield name, common + STEPS.format(**words, value=value)

@@ -25,6 +25,7 @@ from minqwen.course.grade import Grader
 from minqwen.course.graded_questions import GradedQuestions
 from minqwen.course.ladder import exercise
 from minqwen.course.module_function import ModuleFunction, StudentModule
+from minqwen.course.other_inputs import other_spec
 from minqwen.course.submission import Submission
 
 GUARDS = ("in process",)
@@ -128,6 +129,7 @@ def attempt(submission, task, one, part, names=True):
     plain = replace(spec, forward=(), backward=())
     public = GradedQuestions(spec if names else plain, function, task.public_seed, True, "/none")
     public.ask_all(spec.pull is not None)
+    plain = replace(other_spec(spec), forward=(), backward=())
     hidden = GradedQuestions(plain, function, task.hidden_seed, False, "/none", public.stops)
     hidden.ask_all(spec.pull is not None)
     return Attempt(public, hidden, (), GUARDS)

@@ -1,0 +1,192 @@
+"""The built site: nothing from elsewhere, no broken link, maths that renders, a search that finds."""
+
+import re
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+import pytest
+
+from minqwen.check.concepts import CONCEPTS
+
+pytestmark = [pytest.mark.site, pytest.mark.filterwarnings("default")]
+PHONE = {"width": 390, "height": 844}
+DESKTOP = {"width": 1400, "height": 1000}
+KINDS = {  # a page of each kind
+    "first": "docs/index.html",
+    "concept": "docs/code/layers/attention.html",
+    "package": "docs/code/layers.html",
+    "test": "docs/code/tests/layers/test_rope.html",
+    "notebook": "notebooks/03_rope_from_rotation_to_spectrum.html",
+    "table": "docs/concepts.html",
+    "reference": "docs/api/layers.html",
+    "clinic": "docs/symptom_clinic.html",
+    "benchmarks": "docs/benchmarks.html",
+    "search": "search.html",
+}
+
+
+class Parts(HTMLParser):
+    """The links, ids and loaded files of a page."""
+
+    def __init__(self):
+        super().__init__()
+        self.links, self.ids, self.loaded = [], set(), []
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        if found.get("id"):
+            self.ids.add(found["id"])
+        if tag == "a" and found.get("href"):
+            self.links.append(found["href"])
+        if tag in ("script", "img", "iframe", "source", "video", "audio", "embed"):
+            self.loaded += [found[k] for k in ("src", "srcset") if found.get(k)]
+        if tag == "link" and found.get("rel") not in ("index", "search", "next", "prev", "author"):
+            self.loaded.append(found.get("href", ""))
+
+
+@cache
+def parts(path):
+    """Return the parts of one page."""
+    found = Parts()
+    found.feed(path.read_text(encoding="utf-8"))
+    return found
+
+
+def pages(site):
+    return sorted(site.rglob("*.html"))
+
+
+def test_nothing_is_loaded_from_elsewhere(site):
+    away = {
+        (path.name, url)
+        for path in pages(site)
+        for url in parts(path).loaded
+        if urlparse(url).netloc
+    }
+    assert not away
+    for style in site.rglob("*.css"):
+        text = style.read_text(encoding="utf-8")
+        assert not re.search(r"(?:url\(|@import)\s*['\"]?(?:https?:)?//", text), style
+
+
+def test_no_link_anchor_or_picture_is_broken(site):
+    broken = []
+    for path in pages(site):
+        for url in [*parts(path).links, *parts(path).loaded]:
+            to = urlparse(url)
+            if to.scheme or to.netloc:
+                continue
+            target = (path.parent / unquote(to.path)).resolve() if to.path else path
+            if not target.is_file():
+                broken.append(f"{path.relative_to(site)}: {url}")
+            elif to.fragment and target.suffix == ".html":
+                known = parts(target).ids
+                if unquote(to.fragment) not in known and to.fragment != "":
+                    broken.append(f"{path.relative_to(site)}: no anchor {url}")
+    assert not broken, "\n".join(broken[:40])
+
+
+def test_every_concept_has_a_page_with_its_maths(site):
+    for row in CONCEPTS:
+        page = site / f"docs/code/{row.module.removeprefix('minqwen.').replace('.', '/')}.html"
+        text = page.read_text(encoding="utf-8")
+        own = row.backward.__module__ == row.module  # NTK has tables, and rope's functions
+        assert text.count('class="math notranslate') >= (4 if own else 2), page
+        for words in ("Tests", "Notebook", "Reference", f"minqwen explain {row.name}"):
+            assert words in re.sub(r"<[^>]+>", "", text), f"{page}: {words}"
+
+
+def test_every_page_opens(site, watch):
+    """One tab, all pages: no error in the console, no failed request, maths rendered."""
+    tab, bad = watch(viewport=DESKTOP), []
+    for path in pages(site):
+        name = path.relative_to(site).as_posix()
+        page = tab.open(name)
+        facts = page.evaluate(
+            """() => ({
+                maths: document.querySelectorAll(".math").length,
+                drawn: document.querySelectorAll("mjx-container").length,
+                wrong: [...document.querySelectorAll("[data-mml-node=merror], mjx-merror")]
+                    .map(e => e.getAttribute("data-mjx-error") || e.textContent),
+                raw: /\\\\\\(|\\\\\\[|\\\\begin\\{/.test(
+                    [...document.querySelectorAll("article p, article .math, article li")]
+                        .filter(e => !e.closest("pre, code")).map(e => e.innerText).join(" ")),
+                pictures: [...document.images].filter(i => !i.naturalWidth && i.loading !== "lazy")
+                    .map(i => i.src),
+            })"""
+        )
+        bad += [f"{name}: {line}" for line in tab.wrong]
+        bad += [f"{name}: {word}" for word in facts["wrong"] + facts["pictures"]]
+        if facts["drawn"] < facts["maths"]:
+            bad.append(f"{name}: {facts['maths']} formulas, {facts['drawn']} drawn")
+        if facts["raw"]:
+            bad.append(f"{name}: raw TeX")
+    assert not bad, "\n".join(bad[:40])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mode", ["light", "dark"])
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_axe_finds_nothing_serious(watch, axe, kind, mode, size):
+    tab = watch(viewport=size, color_scheme=mode)
+    page = tab.open(KINDS[kind])
+    page.evaluate(axe)
+    found = page.evaluate("() => axe.run(document)")
+    serious = [
+        f"{v['id']}: {v['help']}: {node['html'][:150]} {node.get('failureSummary', '')[:200]}"
+        for v in found["violations"]
+        if v["impact"] in ("serious", "critical")
+        for node in v["nodes"][:3]
+    ]
+    assert not serious, "\n".join(serious)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_phone_need_not_scroll_sideways(watch, kind):
+    page = watch(viewport=PHONE).open(KINDS[kind])
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= PHONE["width"] + 1
+
+
+@pytest.mark.parametrize(("width", "columns"), [(1400, 2), (1000, 2), (899, 1), (390, 1)])
+def test_two_columns_become_one_below_900_pixels(watch, width, columns):
+    page = watch(viewport={"width": width, "height": 900}).open(KINDS["concept"])
+    found = page.evaluate(
+        "() => getComputedStyle(document.querySelector('.anno-row')).gridTemplateColumns"
+    )
+    assert len(found.split()) == columns
+
+
+def test_the_search_finds_rmsnorm(watch):
+    tab = watch(viewport=DESKTOP)
+    page = tab.open("docs/index.html")
+    page.fill(".sidebar-search", "rmsnorm")
+    page.press(".sidebar-search", "Enter")
+    page.wait_for_selector("ul.search li a")
+    page.wait_for_function("() => /found \\d+ page|Search finished/i.test(document.body.innerText)")
+    found = page.eval_on_selector_all("ul.search li a", "all => all.map(a => a.href)")
+    assert any("docs/code/layers/rmsnorm.html" in url for url in found), found[:10]
+    assert not any("/tests/" in url for url in found)
+    assert not tab.wrong
+
+
+def test_the_keyboard_reaches_everything(watch):
+    page = watch(viewport=PHONE).open(KINDS["concept"])
+    page.keyboard.press("Tab")
+    assert "content" in page.evaluate("() => document.activeElement.innerText").lower()
+    left_out = page.evaluate(
+        """() => [...document.querySelectorAll("article pre, article div.math")]
+            .filter(e => e.scrollWidth > e.clientWidth + 1 && e.tabIndex !== 0).length"""
+    )
+    assert left_out == 0
+    assert page.evaluate("() => document.querySelectorAll('pre[tabindex]').length") > 0
+
+
+def test_line_numbers_are_those_of_the_file(site):
+    root = Path(__file__).resolve().parents[2]
+    lines = (root / "minqwen/layers/rmsnorm.py").read_text(encoding="utf-8").splitlines()
+    number = next(i for i, s in enumerate(lines, 1) if s.startswith("def rmsnorm_backward"))
+    text = (site / "docs/code/layers/rmsnorm.html").read_text(encoding="utf-8")
+    shown = re.search(r'<span class="linenos">\s*(\d+)</span>[^\n]*rmsnorm_backward', text)
+    assert int(shown[1]) == number
