@@ -32,6 +32,7 @@ LONG = {  # they train models: in `make ci` only
     "15_agents",
     "16_mixed_precision",
     "17_two_processes",
+    "24_sampling_and_generation",
 }
 each_run = pytest.mark.parametrize(
     "path",
