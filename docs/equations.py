@@ -158,7 +158,8 @@ m &= 0.1 \ln(s) + 1 \qquad y = m R\, x""",
     "window": Equation(
         r"""
 &\text{query } i \text{ sees key } j \text{ where } i - W < j \le i \\
-&\mathit{out} = \operatorname{softmax}(\mathit{scale} \cdot q k^\top, \text{hidden left out})\, v""",
+&\mathit{out} = \operatorname{softmax}
+  (\mathit{scale} \cdot q k^\top, \text{hidden left out})\, v""",
         ATTENTION_GRADIENT,
     ),
     "dual_chunk_attention": Equation(
@@ -242,12 +243,12 @@ x_b &= \mathit{chosen}_b - \mathit{rejected}_b - \mathit{margin}_b \\
     "ppo_policy_loss": Equation(
         r"""
 \mathit{ratio} &= \exp(\log \mathit{pi} - \log \mathit{pi\_old}) \\
-L_\mathit{policy} &= \operatorname{mean} \max\bigl(-A\, \mathit{ratio},\;
-  -A \operatorname{clip}(\mathit{ratio}, 1 - c, 1 + c)\bigr)""",
+L_\mathit{policy} &= \operatorname{mean} \max\bigl(-A\, \mathit{ratio}, \\
+  &\qquad -A \operatorname{clip}(\mathit{ratio}, 1 - c, 1 + c)\bigr)""",
         r"""
-d \log \mathit{pi} &= 0 && \text{if } A > 0 \text{ and } \mathit{ratio} > 1 + c \\
-  &= 0 && \text{if } A < 0 \text{ and } \mathit{ratio} < 1 - c \\
-  &= -\frac{\mathit{dloss}}{M}\, A\, \mathit{ratio} && \text{else}""",
+d \log \mathit{pi} &= 0 \quad \text{if } A > 0 \text{ and } \mathit{ratio} > 1 + c \\
+  &= 0 \quad \text{if } A < 0 \text{ and } \mathit{ratio} < 1 - c \\
+  &= -\frac{\mathit{dloss}}{M}\, A\, \mathit{ratio} \quad \text{else}""",
     ),
     "ppo_value_loss": Equation(
         r"""
@@ -256,9 +257,9 @@ d \log \mathit{pi} &= 0 && \text{if } A > 0 \text{ and } \mathit{ratio} > 1 + c 
 L_\mathit{value} &= \tfrac12 \operatorname{mean}
   \max\bigl((V - R)^2, (\mathit{clipped} - R)^2\bigr)""",
         r"""
-dV &= \frac{\mathit{dloss}}{M}\, (V - R) && \text{if } |V - \mathit{V\_old}| \le \mathit{cv} \\
-  & && \text{or } (V - R)^2 > (\mathit{clipped} - R)^2 \\
-  &= 0 && \text{else}""",
+dV &= \frac{\mathit{dloss}}{M}\, (V - R) \quad \text{if } |V - \mathit{V\_old}| \le \mathit{cv} \\
+  &\qquad \text{or } (V - R)^2 > (\mathit{clipped} - R)^2 \\
+  &= 0 \quad \text{else}""",
     ),
     "entropy": Equation(
         r"H = -\sum_v p_v \log p_v \qquad p = \operatorname{softmax}(z)",

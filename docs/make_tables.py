@@ -273,8 +273,8 @@ def tables() -> str:
     shown = sum(bool(notebook_cell(row.module)) for row in CONCEPTS)
     asked = sum(bool(exercise_cell(row.name, row.module)) for row in CONCEPTS)
     lines = [
-        f"Equations: **{n - len(bad)} of {n}** have a function, its gradient and a test; {shown} are"
-        f" in a notebook, {asked} are an exercise.",
+        f"Equations: **{n - len(bad)} of {n}** have a function, its gradient and a test; {shown} "
+        f"are in a notebook, {asked} are an exercise.",
         "",
         "## Forward and backward",
         "",

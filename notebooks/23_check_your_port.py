@@ -75,14 +75,17 @@ from minqwen.model.init import init_params
 # Here is an RMSNorm as one finds it. On ordinary numbers nobody would see what is wrong with it.
 
 # %%
-(folder / "port.py").write_text("""
+(folder / "port.py").write_text(
+    """
 import numpy as np
 
 def norm(x, w, eps):
     return w * x / (np.sqrt((x * x).mean(axis=-1, keepdims=True)) + eps)
-""")
+""",
+    encoding="utf-8",
+)
 scope = {}
-exec((folder / "port.py").read_text(), scope)
+exec((folder / "port.py").read_text(encoding="utf-8"), scope)
 x, w = rng.standard_normal((2, 3, 8)), np.ones(8)
 difference = np.abs(scope["norm"](x, w, 1e-6) - rmsnorm_forward(x, w)[0]).max()
 print(f"largest difference on ordinary numbers: {difference:.0e}")
@@ -296,7 +299,7 @@ names = {"input_ids": "ids", "model.embed_tokens": "embd", "model.norm": "norm",
 for i in range(3):
     names |= {f"model.layers.{i}.{a}": f"blk{i}.{b}" for a, b in PARTS.items()}
     names[f"model.layers.{i}"] = f"blk{i}"
-written = (folder / "names.json").write_text(json.dumps(names))
+written = (folder / "names.json").write_text(json.dumps(names), encoding="utf-8")
 
 
 # %%

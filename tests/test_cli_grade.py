@@ -70,6 +70,10 @@ def test_a_class(place, capsys):
     assert "2 graded, 1 not" in capsys.readouterr().out
     assert (place / "out" / "grades.csv").read_text(encoding="utf-8").count("\n") == 4
     (folder / "eve.zip").unlink()
+    (folder / "dead.py").symlink_to(place / "nowhere.py")  # nothing that stops the others
+    assert run(*words) == 3
+    assert "2 graded, 1 not" in capsys.readouterr().out
+    (folder / "dead.py").unlink()
     assert run(*words, "--fail-under", "50") == 1
 
 

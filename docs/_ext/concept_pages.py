@@ -1,4 +1,4 @@
-"""The directive `concept MODULE`: a file of minqwen in two columns, maths and words beside the code.
+"""The directive `concept MODULE`: a file of minqwen in two columns, maths and words beside code.
 
 Everything on the page comes from the file itself, from equations.py and from the tables; nothing is
 copied by hand. Also written here, before Sphinx reads: a page for each file, package and test.
@@ -26,7 +26,7 @@ from modules import (
     title_of,
 )
 from sphinx.util.docutils import SphinxDirective
-from words import block_nodes, entries, inline, math, paragraph, to_page
+from words import block_nodes, entries, math, paragraph, to_page
 
 from minqwen.check.concepts import CONCEPTS
 
@@ -148,17 +148,21 @@ def module_words(module: str) -> list[nodes.Node]:
     backward = [EQUATIONS[name].gradient for name in names]
     found: list[nodes.Node] = []
     in_gradient = False
-    for block in blocks(docstring_of(module)):
-        starts = block.kind == "prose" and block.text.startswith(("The gradient", "Gradient"))
+    all_blocks = blocks(docstring_of(module))
+    each = sum(starts_gradient(block) for block in all_blocks) == len(backward) > 1
+    for block in all_blocks:
+        starts = starts_gradient(block)
         if starts:
             # of a file whose first equation comes late, or not at all
             found += [math(display(tex)) for tex in forward]
             forward, in_gradient = [], True
         if block.kind == "equation" and (forward or (in_gradient and backward)):
-            tex = forward or backward
+            tex, left = (forward, backward) if forward else (backward, [])
+            if each and not forward:  # a gradient of its own for each forward
+                tex, left = backward[:1], backward[1:]
             found += [math(display(one)) for one in tex]
             found.append(folded(block))
-            forward, backward = [], backward if forward else []
+            forward, backward, in_gradient = [], left, False if each else in_gradient
         elif block.kind == "items" and backward:
             found += [math(display(tex)) for tex in [*forward, *backward]]
             forward, backward = [], []
@@ -166,6 +170,11 @@ def module_words(module: str) -> list[nodes.Node]:
         else:
             found += block_nodes(block)
     return found
+
+
+def starts_gradient(block: Block) -> bool:
+    """Whether a paragraph begins the derivation of a gradient."""
+    return block.kind == "prose" and block.text.startswith("The gradient")
 
 
 def folded(block: Block) -> nodes.Node:

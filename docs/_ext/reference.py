@@ -15,7 +15,6 @@ from docstrings import blocks
 from modules import PACKAGES, ROOT, page_of, path_of, teaching_files, title_of
 
 
-
 def packages() -> dict[str, tuple[str, list[str]]]:
     """Return page -> (title, modules) of the reference."""
     found = {

@@ -35,6 +35,7 @@ FORMATS = {  # beside plain: the file that writes it
     "nbgrader": "nbgrader_format",
     "otter": "otter_format",
     "gradescope": "gradescope_zip",
+    "classroom": "classroom",
 }
 
 

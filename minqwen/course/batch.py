@@ -132,6 +132,7 @@ class Batch:
             raise ValueError(f"jobs must be at least 1, got {jobs}")
         self.submissions = names_of(submissions)
         self.place, self.assignment = assignment, read_assignment(assignment)
+        self.staff = (assignment.parent if assignment.is_file() else assignment).resolve()
         self.out, self.options, self.jobs, self.say = out, options, jobs, say
         folders = {str(Path(path).resolve().parent) for path in submissions}
         self.secret = [*secret, *sorted(folders), str(out.resolve())]
@@ -176,6 +177,8 @@ class Batch:
         """Grade one submission, whatever happens."""
         path, start = self.submissions[name], time.perf_counter()
         try:
+            if path.is_symlink() and path.resolve().is_relative_to(self.staff):
+                return Outcome(name, str(path), None, "it is a link into the assignment's folder")
             file, digest = self.file_of(name), digest_of(path, self.assignment, self.options)
             kept = read_result(file)
             if kept is not None and kept.get("digest") == digest:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from typing import Any
 
 from .assignment import Assignment
 from .results import number
+
+RENAMED = re.compile(r" is now \w+\.py$")
+MANY = 3  # submissions with the same note: it stands once, with their names
 
 
 @dataclass(frozen=True)
@@ -96,9 +100,28 @@ def summary_lines(outcomes: Sequence[Outcome], assignment: Assignment) -> Iterat
     if noted:
         yield "## To be looked at"
         yield ""
-        for data in noted:
-            yield from (f"- {cell(data['name'])}: {cell(note)}" for note in data["notes"][:8])
+        yield from note_lines(noted)
         yield ""
+
+
+def note_lines(noted: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield the notes, those of many submissions once, with the names below them.
+
+    New names of files, and all prints but the first, stand in the results of a submission only.
+    """
+    by_note: dict[str, list[str]] = {}
+    for data in noted:
+        told = [note for note in data["notes"] if not RENAMED.search(note)]
+        prints = [note for note in told if ": it prints: " in note]
+        for note in [note for note in told if note not in prints[1:]][:8]:
+            by_note.setdefault(note, []).append(data["name"])
+    for note, names in by_note.items():
+        if len(names) >= MANY:
+            yield f"- {cell(note)}: {', '.join(map(cell, names))}"
+    for data in noted:
+        for note, names in by_note.items():
+            if data["name"] in names and len(names) < MANY:
+                yield f"- {cell(data['name'])}: {cell(note)}"
 
 
 def mistake_lines(graded: Sequence[dict[str, Any]]) -> Iterator[str]:

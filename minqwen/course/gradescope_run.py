@@ -79,13 +79,13 @@ def results_of(base: Path, assignment: Assignment) -> dict[str, Any]:
     who, as_user = another_user()
     try:
         try:
-            printed = ask(data, limits, as_user)
+            printed = grade_as(data, limits, as_user)
         except PermissionError as error:  # the other user cannot reach this Python
             if not as_user:
                 raise
             print(f"not graded as {who}: {error}", file=sys.stderr)
             who, as_user = this_user(), {}
-            printed = ask(data, limits, as_user)
+            printed = grade_as(data, limits, as_user)
     except subprocess.TimeoutExpired:
         says = f"Grading took longer than {limits.total_seconds:g} s: does a function hang?"
         return failed_results(says, assignment.points)
@@ -94,7 +94,7 @@ def results_of(base: Path, assignment: Assignment) -> dict[str, Any]:
     return results
 
 
-def ask(data: bytes, limits: Limits, as_user: dict[str, Any]) -> bytes:
+def grade_as(data: bytes, limits: Limits, as_user: dict[str, Any]) -> bytes:
     """Grade in a process of its own; return what it printed."""
     return subprocess.run(
         [sys.executable, "-m", __spec__.name if __spec__ else __name__, "grade"],

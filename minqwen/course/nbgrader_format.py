@@ -19,7 +19,8 @@ from typing import Any
 
 from .aspects import VISIBLE
 from .assignment import Assignment
-from .file_cells import cell, check_line, notebook_text, parts_of
+from .cell_text import cell, check_line, notebook_text
+from .file_cells import parts_of
 from .notebook import IMPORT, first_cells
 
 SCHEMA = 3

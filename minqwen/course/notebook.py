@@ -12,7 +12,8 @@ from typing import Any
 
 from .aspects import VISIBLE
 from .assignment import Assignment
-from .file_cells import PartCells, cell, check_line, notebook_text, parts_of
+from .cell_text import cell, check_line, notebook_text
+from .file_cells import PartCells, parts_of
 from .variants import variant
 
 WORDS = {

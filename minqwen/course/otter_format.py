@@ -17,7 +17,8 @@ from typing import Any
 
 from .aspects import VISIBLE
 from .assignment import Assignment
-from .file_cells import FunctionCell, cell, check_line, notebook_text, parts_of
+from .cell_text import cell, check_line, notebook_text
+from .file_cells import FunctionCell, parts_of
 from .nbgrader_format import grade_id
 from .notebook import IMPORT, first_cells
 

@@ -16,7 +16,7 @@ from course.grading import assignment, edited, solution, stubs
 from minqwen.course import batch as module
 from minqwen.course.assignment import write_assignment
 from minqwen.course.batch import Batch, Options, digest_of, names_of, submissions_in
-from minqwen.course.class_tables import table
+from minqwen.course.class_tables import Outcome, summary, table
 
 TASK = assignment("rmsnorm", points=10)
 KEY = solution(TASK)["rmsnorm.py"]
@@ -202,3 +202,29 @@ def test_what_is_not_read_is_not_hashed(place):
     os.mkfifo(place / "in" / "pipe.zip")
     assert digest_of(folder, TASK, Options()) == before
     assert digest_of(place / "in" / "pipe.zip", TASK, Options())
+
+
+def test_a_link_to_the_answers_is_not_followed(place):
+    (place / "staff" / "solution.py").write_text(KEY, encoding="utf-8")
+    for file in list((place / "in").iterdir())[1:]:
+        subprocess.run(["rm", "-r", str(file)], check=True)
+    (place / "in" / "eve.py").symlink_to(place / "staff" / "solution.py")
+    found, _ = run(place)
+    assert found["eve"].data is None
+    assert "link into the assignment" in found["eve"].says
+
+
+def test_a_note_of_many_stands_once_in_the_summary():
+    notes = ["a.py is now b.py", "a: it prints: 1", "a: it prints: 2", "a: f equals ours"]
+    rows = [{"exercise": "rmsnorm", "points": 1.0, "max_points": 10.0, "mistakes": []}]
+    each = [
+        Outcome(name, name, {"name": name, "rows": rows, "points": 1.0, "max_points": 10.0,
+                             "notes": notes if name != "dan" else ["only: dan"]})
+        for name in ("ann", "bob", "cy", "dan")
+    ]  # fmt: skip
+    text = summary(each, TASK)
+    assert "- a: f equals ours: ann, bob, cy\n" in text
+    assert text.count("f equals ours") == text.count("it prints: 1") == 1
+    assert "- dan: only: dan\n" in text
+    assert "it prints: 2" not in text
+    assert "is now" not in text

@@ -153,13 +153,13 @@ def test_a_submission_that_takes_too_long(container):
 @pytest_posix
 def test_results_are_written_whatever_happens(container, monkeypatch):
     hand_in(container, solution_files(SMALL))
-    monkeypatch.setattr(gradescope_run, "ask", lambda *given: b"Killed\n")
+    monkeypatch.setattr(gradescope_run, "grade_as", lambda *given: b"Killed\n")
     assert "The autograder failed (JSONDecodeError)" in results_of(container)["output"]
 
     def killed(*given):
         raise SystemExit
 
-    monkeypatch.setattr(gradescope_run, "ask", killed)
+    monkeypatch.setattr(gradescope_run, "grade_as", killed)
     with pytest.raises(SystemExit):
         main()
     data = json.loads((container / "results" / "results.json").read_text(encoding="utf-8"))

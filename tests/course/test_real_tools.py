@@ -45,8 +45,8 @@ def run(words, folder, code=0):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, "PATH": path, "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(
-        words, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        check=False, timeout=900,
+        words, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        encoding="utf-8", errors="replace", check=False, timeout=900,
     )  # fmt: skip
     assert done.returncode == code, done.stdout[-3000:]
     return done.stdout

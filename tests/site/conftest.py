@@ -1,8 +1,8 @@
-"""The site as a reader meets it: built without a warning, served from a folder, in a real browser.
+"""The site as a reader meets it: built without a warning, served from a folder, in a browser.
 
-Needs the extra `docs`, Playwright and Chromium; where one is missing the tests are skipped, and with
-MINQWEN_NO_SKIPS=1 that fails. MINQWEN_SITE names a site that is built already (`make docs`, with the
-notebooks executed); without it one is built here with DOCS_FAST=1.
+Needs the extra `docs`, Playwright and Chromium; where one is missing the tests are skipped, and
+with MINQWEN_NO_SKIPS=1 that fails. MINQWEN_SITE names a site that is built already (`make docs`,
+with the notebooks executed); without it one is built here with DOCS_FAST=1.
 """
 
 import functools
@@ -19,10 +19,15 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 AXE = Path(os.environ.get("MINQWEN_AXE", ROOT / "docs/_build/axe/package/axe.min.js"))
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 def pytest_configure(config):

@@ -15,7 +15,7 @@ import pytest
 pytestmark = [pytest.mark.site, pytest.mark.filterwarnings("default")]
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = "02_one_block_forward_and_backward.ipynb"
-# outputs are read from the notebook's model: JupyterLab need not keep cells off the screen in the page
+# outputs are read from the notebook's model: JupyterLab need not keep all cells in the page
 RUN_ALL = """async () => {
   const late = new Promise((_, no) => setTimeout(() => no(new Error("over 150 s")), 150000));
   const run = async () => {
@@ -50,7 +50,7 @@ def lab(tmp_path):
     command += ["--IdentityProvider.token=", "--expose-app-in-browser"]
     command += [f"--ServerApp.root_dir={folder}"]
     address = f"http://127.0.0.1:{port}"
-    with (tmp_path / "log").open("w") as log:
+    with (tmp_path / "log").open("w", encoding="utf-8") as log:
         server = subprocess.Popen(command, env=env, stdout=log, stderr=log)
         try:
             wait_for(server, f"{address}/api/status", tmp_path / "log")
@@ -64,13 +64,13 @@ def wait_for(server, url, log, seconds=90):
     """Wait until a server answers."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        assert server.poll() is None, log.read_text()
+        assert server.poll() is None, log.read_text(encoding="utf-8")
         try:
             with urllib.request.urlopen(url, timeout=5):
                 return
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.3)
-    raise AssertionError(f"no answer in {seconds} s: {log.read_text()}")
+    raise AssertionError(f"no answer in {seconds} s: {log.read_text(encoding='utf-8')}")
 
 
 def test_runs_in_jupyterlab(lab, browser):

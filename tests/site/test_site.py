@@ -1,6 +1,8 @@
-"""The built site: nothing from elsewhere, no broken link, maths that renders, a search that finds."""
+"""The built site: nothing from elsewhere, no broken link, maths that renders, a working search."""
 
 import re
+import subprocess
+import sys
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from minqwen.check.concepts import CONCEPTS
 
 pytestmark = [pytest.mark.site, pytest.mark.filterwarnings("default")]
+ROOT = Path(__file__).resolve().parents[2]
 PHONE = {"width": 390, "height": 844}
 DESKTOP = {"width": 1400, "height": 1000}
 KINDS = {  # a page of each kind
@@ -23,6 +26,8 @@ KINDS = {  # a page of each kind
     "reference": "docs/api/layers.html",
     "clinic": "docs/symptom_clinic.html",
     "benchmarks": "docs/benchmarks.html",
+    "play": "docs/play/attention.html",
+    "teachers": "docs/teachers.html",
     "search": "search.html",
 }
 
@@ -183,9 +188,43 @@ def test_the_keyboard_reaches_everything(watch):
     assert page.evaluate("() => document.querySelectorAll('pre[tabindex]').length") > 0
 
 
+def test_the_fast_list_of_pages_is_that_of_furo(site, tmp_path):
+    """Built again, small and with furo's own list: the same links, and the same place marked."""
+    pytest.importorskip("furo", reason="needs the extra docs", exc_type=ImportError)
+    source = tmp_path / "source"
+    (source / "a" / "b").mkdir(parents=True)
+    toctree = "```{toctree}\n:hidden:\n:caption: Words\n\n"
+    (source / "index.md").write_text(f"# Top\n\n{toctree}a/one\na/two\n```\n", encoding="utf-8")
+    (source / "a" / "one.md").write_text("# One\n\n```{toctree}\nb/deep\n```\n", encoding="utf-8")
+    (source / "a" / "two.md").write_text("# Two\n", encoding="utf-8")
+    (source / "a" / "b" / "deep.md").write_text("# Deep\n", encoding="utf-8")
+    seen = {}
+    for kind in ("", "fast_navigation"):
+        head = f"import sys\nsys.path.insert(0, {str(ROOT / 'docs' / '_ext')!r})\n"
+        more = f"html_theme = 'furo'\nextensions = ['myst_parser', {kind!r}][:{2 if kind else 1}]\n"
+        (source / "conf.py").write_text(head + more, encoding="utf-8")
+        out = tmp_path / (kind or "furo")
+        command = [sys.executable, "-m", "sphinx", "-q", "-W", "-E", str(source), str(out)]
+        subprocess.run(command, check=True)
+        for path in out.rglob("[!gs]*.html"):
+            text = path.read_text(encoding="utf-8")
+            tree = text.split('<div class="sidebar-tree">')[1].split("</div>")[0]
+            tags = re.findall(r"<(li|a|input|p) ([^>]*)>", tree)
+            here = [(tag, sorted(words(attributes))) for tag, attributes in tags]
+            seen.setdefault(path.relative_to(out).as_posix(), []).append(here)
+    assert len(seen) == 4
+    for page, (furos, ours) in seen.items():
+        assert furos == ours, page
+
+
+def words(attributes):
+    """Return the words of the attributes of a tag, in any order; captions gain a level."""
+    text = attributes.replace(' aria-level="2"', "")
+    return re.findall(r'[\w-]+="[^" ]*"|[\w./#-]+', text)
+
+
 def test_line_numbers_are_those_of_the_file(site):
-    root = Path(__file__).resolve().parents[2]
-    lines = (root / "minqwen/layers/rmsnorm.py").read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / "minqwen/layers/rmsnorm.py").read_text(encoding="utf-8").splitlines()
     number = next(i for i, s in enumerate(lines, 1) if s.startswith("def rmsnorm_backward"))
     text = (site / "docs/code/layers/rmsnorm.html").read_text(encoding="utf-8")
     shown = re.search(r'<span class="linenos">\s*(\d+)</span>[^\n]*rmsnorm_backward', text)
