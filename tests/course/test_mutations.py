@@ -1,7 +1,7 @@
 """Wrong solutions of every exercise lose points, and most of the bank's mistakes are named.
 
 The page docs/assignments_mutations.md counts them all. Here a few exercises are tried in this
-process; the slow tests try every one, and once more as `minqwen grade` does, behind the guards.
+process; the slow tests try every one, and some once more as `minqwen grade` does, behind the guards.
 """
 
 import importlib.util
@@ -99,9 +99,9 @@ def test_the_points_are_those_of_the_real_grading(trick):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_all_points_are_those_of_the_real_grading(name):
-    """A second or two for each: some minutes for an exercise."""
-    for wrong in wrong_solutions(name):
+def test_points_are_those_of_the_real_grading(name):
+    """A second or two for each, so every seventeenth; all of them take half an hour."""
+    for wrong in list(wrong_solutions(name))[::17]:
         same_as_real(wrong)
 
 
