@@ -43,6 +43,7 @@ class ConceptPage(SphinxDirective):
         module = self.arguments[0]
         self.env.note_dependency(str(path_of(module)))
         self.env.note_dependency(str(ROOT / "docs" / "equations.py"))
+        self.env.note_dependency(__file__)
         found: list[nodes.Node] = [path_line(module), links(module)]
         for piece in pieces(path_of(module).read_text(encoding="utf-8")):
             if piece.name:

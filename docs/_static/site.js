@@ -1,4 +1,4 @@
-// What scrolls sideways can be scrolled with the keyboard, and says what it is.
+// What scrolls sideways can be scrolled with the keyboard.
 (() => {
   const boxes = "pre, div.math, .table-wrapper, .output_html, mjx-container[display=true]";
   const mark = () => document.querySelectorAll(boxes).forEach((box) => {
@@ -7,6 +7,11 @@
     } else if (box.tabIndex === 0) {
       box.removeAttribute("tabindex");
     }
+  });
+  // in tables, names of files and functions may break behind / and _, and nowhere else
+  document.querySelectorAll("td code .pre").forEach((word) => {
+    const parts = word.textContent.split(/(?<=[/_])/);
+    word.replaceChildren(...parts.flatMap((p, i) => (i ? [document.createElement("wbr"), p] : [p])));
   });
   addEventListener("load", () => {
     mark();

@@ -108,6 +108,8 @@ def test_every_page_opens(site, watch):
     tab, bad = watch(viewport=DESKTOP), []
     for path in pages(site):
         name = path.relative_to(site).as_posix()
+        if name == "index.html":  # leads on at once: the next test
+            continue
         page = tab.open(name)
         facts = page.evaluate(
             """() => ({
@@ -129,6 +131,13 @@ def test_every_page_opens(site, watch):
         if facts["raw"]:
             bad.append(f"{name}: raw TeX")
     assert not bad, "\n".join(bad[:40])
+
+
+def test_the_top_leads_to_the_first_page(watch):
+    tab = watch(viewport=DESKTOP)
+    tab.page.goto(f"{tab.address}/")
+    tab.page.wait_for_url("**/docs/index.html")
+    assert not tab.wrong
 
 
 @pytest.mark.parametrize("kind", KINDS)
