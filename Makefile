@@ -1,4 +1,4 @@
-# make tour | test | ci | notebooks | bench | load | gpu      Each makes .venv and installs what it needs.
+# make tour | test | ci | notebooks | docs | bench | load | gpu      Each makes .venv and installs what it needs.
 # On Windows, or with an environment of your own, use the pip lines of the README.
 
 PYTHON ?= python3
@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 ONE_THREAD = OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: tour test ci notebooks bench load gpu
+.PHONY: tour test ci notebooks docs bench load gpu
 
 tour: $(VENV)/installed-run
 	$(BIN)/minqwen tour
@@ -19,6 +19,10 @@ ci:
 
 notebooks: $(VENV)/installed-notebooks
 	$(BIN)/jupyter lab notebooks
+
+docs: $(VENV)/installed-docs,notebooks
+	$(ONE_THREAD) $(BIN)/python -m sphinx -q -W --keep-going -c docs . docs/_build/html
+	@echo "docs/_build/html/docs/index.html"
 
 # two runs that may miss a goal, growth, then the page; the last line says what was missed
 bench: $(VENV)/installed-bench
