@@ -75,7 +75,7 @@ from minqwen.model.init import init_params
 # Here is an RMSNorm as one finds it. On ordinary numbers nobody would see what is wrong with it.
 
 # %%
-(folder / "port.py").write_text(
+_ = (folder / "port.py").write_text(
     """
 import numpy as np
 
@@ -84,6 +84,8 @@ def norm(x, w, eps):
 """,
     encoding="utf-8",
 )
+
+# %%
 scope = {}
 exec((folder / "port.py").read_text(encoding="utf-8"), scope)
 x, w = rng.standard_normal((2, 3, 8)), np.ones(8)
