@@ -38,7 +38,7 @@ COMMANDS = {  # name -> one line; the rest stands in minqwen/commands/NAME.py
     "check": "Prove our own gradients, or check your function and be told what is wrong with it.",
     "explain": "Explain a concept with numbers: formula, every line, gradients, known mistakes.",
     "assign": "Make an assignment: stubs for students, answers and rubric for the staff, checked.",
-    "grade": "Grade what students handed in: partial credit by function and aspect, and what is wrong in words.",
+    "grade": "Grade what students handed in: partial credit, and in words what is wrong.",
     "trace": "Record every intermediate of a forward pass, and its gradients, in one file.",
     "diff": "Find the first tensor at which two traces, or a model and transformers, part.",
 }

@@ -1,4 +1,4 @@
-"""Grade what students handed in: partial credit by function and aspect, and what is wrong in words.
+"""Grade what students handed in: partial credit, and in words what is wrong.
 
 minqwen grade rmsnorm.py                         with the assignment.json that lies beside it
 minqwen grade anna.zip --assignment hw1/staff    hidden inputs too: the staff's copy has their seed

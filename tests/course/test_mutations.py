@@ -1,7 +1,7 @@
 """Wrong solutions of every exercise lose points, and most of the bank's mistakes are named.
 
 The page docs/assignments_mutations.md counts them all. Here a few exercises are tried in this
-process; the slow tests try every one, and some once more as `minqwen grade` does, behind the guards.
+process; the slow tests try every one, some once more as `minqwen grade` does, behind the guards.
 """
 
 import importlib.util
