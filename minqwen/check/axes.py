@@ -12,6 +12,7 @@ NAMES = {
     **{"D": "feature", "F": "feature", "V": "vocabulary", "N": "token", "E": "expert"},
     **{"K": "choice", "Fe": "feature", "Fs": "feature", "2Fe": "feature", "G": "group"},
     **{"Din": "input feature", "Dout": "output feature", "Dh/2": "pair"},  # a pair that RoPE turns
+    **{"Hkv*Dh": "feature"},
     **{"M": "merge", "2": "member", "1": "row", "one": "column"},
 }
 

@@ -594,7 +594,7 @@ def test_an_edit_stands_once():
 
 
 def test_an_edit_in_another_file_acts_and_ours_stays():
-    edit = Edit("minqwen.layers.moe_router", "-probs, axis=-1", "probs, axis=-1")
+    edit = Edit("minqwen.layers.moe_router", "top_k(probs, K)", "top_k(-probs, K)")
     copy = edited_module(moe.__name__, [edit])
     changed = {
         name

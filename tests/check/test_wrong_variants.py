@@ -1504,8 +1504,8 @@ WIRING_MOE = [  # and the models that see it
         (
             "self_attention",
             f"{x}_norm forgotten",
-            f"{x}, {x}_norm = rmsnorm_forward({x}, ",
-            f"_, {x}_norm = rmsnorm_forward({x}, ",
+            f"{x}, {x}_norm = fast_rmsnorm_forward({x}, ",
+            f"_, {x}_norm = fast_rmsnorm_forward({x}, ",
             ("qwen3_moe",),
         )
         for x in "qk"

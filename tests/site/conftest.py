@@ -110,6 +110,8 @@ class Watch:
             self.wrong.append(f"console: {message.text}")
 
     def failed(self, request):
+        if request.failure == "net::ERR_ABORTED" and request.url.endswith("/favicon.svg"):
+            return  # the tab went on to the next page before its icon had come
         self.wrong.append(f"failed: {request.url} {request.failure}")
 
     def response(self, response):
@@ -139,4 +141,4 @@ def watch(browser, address):
 
     yield new
     for one in made:
-        one.page.close()
+        one.page.close()  # twice does no harm

@@ -104,9 +104,12 @@ def test_every_concept_has_a_page_with_its_maths(site):
 
 
 def test_every_page_opens(site, watch):
-    """One tab, all pages: no error in the console, no failed request, maths rendered."""
+    """All pages: no error in the console, no failed request, maths rendered."""
     tab, bad = watch(viewport=DESKTOP), []
-    for path in pages(site):
+    for i, path in enumerate(pages(site)):
+        if i % 40 == 39:  # a tab grows with every page that it has shown
+            tab.page.close()
+            tab = watch(viewport=DESKTOP)
         name = path.relative_to(site).as_posix()
         if name == "index.html":  # leads on at once: the next test
             continue
@@ -181,7 +184,7 @@ def test_the_search_finds_rmsnorm(watch):
     page.wait_for_function("() => /found \\d+ page|Search finished/i.test(document.body.innerText)")
     found = page.eval_on_selector_all("ul.search li a", "all => all.map(a => a.href)")
     assert any("docs/code/layers/rmsnorm.html" in url for url in found), found[:10]
-    assert not any("/tests/" in url for url in found)
+    assert not any("/code/tests/" in url for url in found)
     assert not tab.wrong
 
 
