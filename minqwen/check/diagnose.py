@@ -225,8 +225,8 @@ def explains_much(wrong: Sequence[Tried], agree: Sequence[Tried]) -> bool:
 
 
 def varied(one: Tried) -> bool:
-    """Say whether an answer holds different numbers."""
-    return any(np.ptp(np.asarray(a, float)) > 0 for a in one.got.values())
+    """Say whether an answer holds different numbers; an empty one holds none."""
+    return any(a.size and np.ptp(np.asarray(a, float)) > 0 for a in one.got.values())
 
 
 def enough(spec: Spec, order: Sequence[Tried]) -> bool:

@@ -711,3 +711,10 @@ def test_units_of_rounding():
         0,
         np.inf,
     ]
+
+
+def test_a_function_that_learns_no_merge_is_told_so():
+    """Its answers are empty arrays, which have no largest number."""
+    report = compare("bpe_merges", lambda text, merges: np.zeros((0, 2), dtype=np.int64))
+    assert not report.ok
+    assert not any(one.whole for _, one in report.diagnoses)
