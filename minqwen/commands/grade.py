@@ -27,7 +27,7 @@ from ..course.grade import COPIED, Grade, grade
 from ..course.gradescope_results import failed_results, gradescope_results
 from ..course.guards import SANDBOXES
 from ..course.junit_results import junit_xml
-from ..course.results import percent, to_dict, to_text
+from ..course.results import percent, percent_of, to_dict, to_text
 from ..course.submission import Submission, read_submission
 
 FORMATS = ("text", "json", "gradescope", "junit")
@@ -107,7 +107,7 @@ def grade_one(args: argparse.Namespace, path: Path) -> int:
         return UNREADABLE
     found = graded(args, submission, assignment, path)
     print(report(args, found))
-    return below(args, found)
+    return below(args, percent(found))
 
 
 def graded(
@@ -139,10 +139,9 @@ def report(args: argparse.Namespace, found: Grade) -> str:
     return to_text(found, student=args.student)
 
 
-def below(args: argparse.Namespace, *found: Grade) -> int:
-    """Return 1 when a grade is below what was asked for."""
-    low = args.fail_under is not None and any(percent(one) < args.fail_under for one in found)
-    return int(low)
+def below(args: argparse.Namespace, *shares: float) -> int:
+    """Return 1 when a share, in percent, is below what was asked for."""
+    return int(args.fail_under is not None and any(one < args.fail_under for one in shares))
 
 
 def grade_many(args: argparse.Namespace, paths: list[Path]) -> int:
@@ -166,10 +165,8 @@ def grade_many(args: argparse.Namespace, paths: list[Path]) -> int:
     print(f"{len(outcomes) - len(failed)} graded, {len(failed)} not: {args.out}/summary.md")
     if failed:
         return UNREADABLE
+    shares = []
     for one in outcomes:
         assert one.data is not None
-        most = one.data["max_points"]
-        share = 100 * one.data["points"] / most if most else 0.0
-        if args.fail_under is not None and share < args.fail_under:
-            return 1
-    return 0
+        shares.append(percent_of(one.data["points"], one.data["max_points"]))
+    return below(args, *shares)

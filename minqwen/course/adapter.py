@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from ..check.edited import source_of
 from ..check.spec import Spec
+from .source_text import names_of
 
 
 def adapter_text(spec: Spec) -> str:
@@ -44,19 +45,14 @@ def adapter_text(spec: Spec) -> str:
 
 
 def defined_names(node: ast.stmt) -> list[str]:
-    """Return the names that a statement at the top of a file gives a meaning to.
+    """Return the names that a statement at the top of a file gives a meaning to, imports too.
 
     >>> defined_names(ast.parse("import a.b, c as d").body[0])
     ['a', 'd']
     """
-    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-        return [node.name]
     if isinstance(node, (ast.Import, ast.ImportFrom)):
         return [(alias.asname or alias.name).partition(".")[0] for alias in node.names]
-    if isinstance(node, (ast.Assign, ast.AnnAssign)):
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        return [n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)]
-    return []
+    return sorted(names_of(node))
 
 
 def used_names(node: ast.AST) -> set[str]:

@@ -9,7 +9,7 @@ for one mistake. Which of the two counts is for grade.py to say, when every proc
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..check.edited import source_of
@@ -20,11 +20,10 @@ from .adapter import adapter_text, tuple_lengths
 from .assignment import Assignment
 from .closed_imports import allowed_modules, reached_from
 from .cut import handout_source, solution_source
-from .exercise import Exercise, Part
-from .graded_questions import MOST_TIME, GradedQuestions
+from .exercise import Exercise, Part, file_of_module
+from .graded_questions import MOST_TIME, GradedQuestions, ask_seeds
 from .guards import PUT_UP, environment
 from .module_function import LOAD, TAKE
-from .other_inputs import other_spec
 from .scratch_watch import grading_folder, watched
 from .source_text import parsed
 from .submission import Submission
@@ -50,25 +49,6 @@ class Settings:
     hidden: bool = True  # ask the questions of the hidden seed, where there is one
     sandbox: str = "auto"
     secret: tuple[str, ...] = ()  # files and folders that a student's code must not read
-
-
-def file_of_module(module: str) -> str:
-    """Return how a file of ours is called in handout and submission.
-
-    >>> file_of_module("minqwen.layers.rope")
-    'rope.py'
-    """
-    return f"{module.rpartition('.')[2]}.py"
-
-
-def functions_in(exercise: Exercise, module: str) -> tuple[str, ...]:
-    """Return the functions of an exercise that are to be written in one file."""
-    return tuple(
-        name
-        for part in exercise.parts
-        if spec_of(part.spec).module == module
-        for name in part.functions
-    )
 
 
 def imported_files(text: str) -> set[str]:
@@ -168,17 +148,9 @@ def ask_once(
         )
         with worker, watched(folder / "scratch", lambda: worker.number) as over:
             limit = MOST_TIME * settings.seconds
-            seed, place = assignment.public_seed, str(folder)
-            quiet = bool(stand_ins)
-            public = GradedQuestions(spec, worker, seed, True, place, seconds=limit, quiet=quiet)
-            public.ask_all(spec.pull is not None)
-            hidden = None
-            if settings.hidden and assignment.hidden_seed is not None:
-                seed = assignment.hidden_seed
-                plain = replace(other_spec(spec), forward=(), backward=())  # no names from these
-                gone = public.stops, limit, public.spent, quiet
-                hidden = GradedQuestions(plain, worker, seed, False, place, *gone)
-                hidden.ask_all(spec.pull is not None)
+            seeds = assignment.public_seed, assignment.hidden_seed if settings.hidden else None
+            place, quiet = str(folder), bool(stand_ins)
+            public, hidden = ask_seeds(spec, worker, *seeds, place, seconds=limit, quiet=quiet)
         guards = tuple(worker.prepared)
     for questions in (public, hidden):
         if questions is not None:
@@ -206,7 +178,7 @@ def write_files(
     texts = {**shims(submission, assignment), **submission.files, **stand_ins}
     for name, text in texts.items():
         (folder / "files" / name).write_text(text, encoding="utf-8", newline="\n")
-    functions = functions_in(exercise, spec.module)
+    functions = exercise.functions_in(spec.module)
     text = handout_source(spec.module, functions, (), assignment.variants)
     file = folder / "given" / f"given_{file_of_module(spec.module)}"
     file.write_text(text, encoding="utf-8", newline="\n")
@@ -220,7 +192,7 @@ def shims(submission: Submission, assignment: Assignment) -> dict[str, str]:
     for exercise in assignment.found:
         for module in exercise.modules:
             file = file_of_module(module)
-            homes = {name: submission.home_of(name) for name in functions_in(exercise, module)}
+            homes = {name: submission.home_of(name) for name in exercise.functions_in(module)}
             lines = [
                 f"from {home[:-3]} import {name}"
                 for name, home in homes.items()

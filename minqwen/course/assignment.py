@@ -122,13 +122,7 @@ class Assignment:
 
     def functions_in(self, module: str) -> tuple[str, ...]:
         """Return the functions that are to be written in one file of ours."""
-        return tuple(
-            name
-            for one in self.found
-            for part in one.parts
-            if spec(part.spec).module == module
-            for name in part.functions
-        )
+        return tuple(name for one in self.found for name in one.functions_in(module))
 
 
 def _require(right: bool, name: str, what: str, got: Any) -> None:
@@ -178,6 +172,20 @@ def write_assignment(assignment: Assignment, path: Path) -> None:
     """Write an assignment to a file, or as assignment.json into a folder, as a whole."""
     path = Path(path)
     write_whole(path / FILE if path.is_dir() else path, assignment_text(assignment).encode("utf-8"))
+
+
+def write_texts(files: dict[Path, str]) -> list[Path]:
+    """Write files, with the folders that they need; the same bytes on every system."""
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8", newline="\n")
+    return list(files)
+
+
+def require_hidden_seed(assignment: Assignment) -> None:
+    """Raise ValueError when an assignment is the student's copy."""
+    if assignment.hidden_seed is None:
+        raise ValueError("hidden_seed is missing: this is the student's copy of the assignment")
 
 
 def points_of(assignment: Assignment) -> dict[str, int]:

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from .aspects import VISIBLE
-from .assignment import Assignment, apportion
+from .assignment import Assignment, apportion, write_texts
 from .rubric import rows_of
 
 HEAD = """\
@@ -71,9 +71,7 @@ TAIL = """\
 def write(assignment: Assignment, out: Path) -> list[Path]:
     """Write the workflow into the students' folder; return it."""
     path = out / "student" / ".github" / "workflows" / "classroom.yml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(workflow(assignment), encoding="utf-8", newline="\n")
-    return [path]
+    return write_texts({path: workflow(assignment)})
 
 
 def workflow(assignment: Assignment) -> str:

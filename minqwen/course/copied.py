@@ -15,7 +15,7 @@ from ..check.edited import source_of
 from ..check.specs import spec as spec_of
 from .assignment import Assignment
 from .cut import varied_source
-from .exercise import Part
+from .exercise import Part, file_of_module
 from .source_text import parsed
 from .submission import Submission
 
@@ -52,7 +52,7 @@ def copied_functions(submission: Submission, assignment: Assignment, part: Part)
     ours = [source_of(module), varied_source(module, assignment.variants)]
     found = []
     for name in part.functions:
-        file = submission.home_of(name, f"{module.rpartition('.')[2]}.py")
+        file = submission.home_of(name, file_of_module(module))
         if file is None or file in submission.broken:
             continue
         theirs = function_of(parsed(submission.files[file]), name)

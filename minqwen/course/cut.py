@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 from ..check.edited import Edit, edited_text, source_of
 from .file_imports import used_names, with_imports
+from .source_text import names_of
 from .variants import variant_edits
 
 Definition = ast.FunctionDef | ast.ClassDef
@@ -83,7 +84,7 @@ def handout_source(
                 lines[body_start(node) : node.end_lineno] = [raising(node.name)]
             elif node.name not in kept:
                 cut_lines(lines, first, node.end_lineno or first)
-        elif (bound := bound_names(node)) and not bound & kept:
+        elif (bound := names_of(node)) and not bound & kept:
             cut_lines(lines, first, node.end_lineno or first)
     helpful = names_in_bodies(tree, set(cut))
     return with_imports("\n".join(lines) + "\n", module, siblings, text, helpful)
@@ -141,16 +142,6 @@ def cut_lines(lines: list[str], first: int, stop: int) -> None:
     del lines[first:stop]
 
 
-def bound_names(node: ast.stmt) -> set[str]:
-    """Return the names that a statement at the top of a file gives a value to."""
-    targets: list[ast.expr] = []
-    if isinstance(node, ast.Assign):
-        targets = node.targets
-    elif isinstance(node, ast.AnnAssign):
-        targets = [node.target]
-    return {name.id for one in targets for name in ast.walk(one) if isinstance(name, ast.Name)}
-
-
 def words(text: str | None) -> set[str]:
     """Return the words of a text that could be names.
 
@@ -169,9 +160,7 @@ def names_kept(tree: ast.Module, cut: set[str]) -> set[str]:
     """
     definitions: dict[str, ast.stmt] = {}
     for node in tree.body:
-        if isinstance(node, Definition):
-            definitions[node.name] = node
-        definitions.update(dict.fromkeys(bound_names(node), node))
+        definitions.update(dict.fromkeys(names_of(node), node))
     functions = {name for name, node in definitions.items() if isinstance(node, ast.FunctionDef)}
     kept, todo = set[str](), list(cut)
     while todo:

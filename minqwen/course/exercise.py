@@ -45,4 +45,22 @@ class Exercise:
     @property
     def files(self) -> tuple[str, ...]:
         """The names of the files in handout and submission: "rmsnorm.py"."""
-        return tuple(f"{module.rpartition('.')[2]}.py" for module in self.modules)
+        return tuple(map(file_of_module, self.modules))
+
+    def functions_in(self, module: str) -> tuple[str, ...]:
+        """Return the functions that are to be written in one file of ours."""
+        return tuple(
+            name
+            for part in self.parts
+            if spec(part.spec).module == module
+            for name in part.functions
+        )
+
+
+def file_of_module(module: str) -> str:
+    """Return how a file of ours is called in handout and submission.
+
+    >>> file_of_module("minqwen.layers.rope")
+    'rope.py'
+    """
+    return f"{module.rpartition('.')[2]}.py"

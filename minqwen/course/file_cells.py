@@ -15,12 +15,13 @@ from fractions import Fraction
 
 from ..check.specs import spec
 from .assignment import Assignment, points_of
-from .cut import body_start, bound_names, handout_source, raising, varied_source
+from .cut import body_start, handout_source, raising, varied_source
 from .exercise import Exercise, Part
 from .file_imports import FIRST_LINE, Imported, import_lines, imported, used_names
 from .readme import hints_of, title_of
 from .readme_words import TEXT
 from .rubric import rows_of
+from .source_text import names_of
 
 
 @dataclass
@@ -121,8 +122,7 @@ class FileCells:
         """Return the body of the solution, behind what it needs of imports and helpers."""
         definitions: dict[str, ast.stmt] = {}
         for node in self.solved_tree.body:
-            names = [node.name] if isinstance(node, (ast.FunctionDef, ast.ClassDef)) else []
-            definitions.update(dict.fromkeys((*names, *bound_names(node)), node))
+            definitions.update(dict.fromkeys(names_of(node), node))
         there = names_in(self.tree)
         main = function_of(self.solved_tree, name)
         needed: list[ast.stmt] = []
@@ -174,13 +174,6 @@ def first_line(node: ast.stmt) -> int:
 def function_of(tree: ast.Module, name: str) -> ast.FunctionDef:
     """Return a function of a file."""
     return next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == name)
-
-
-def names_of(node: ast.stmt) -> set[str]:
-    """Return the names that a statement defines."""
-    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-        return {node.name}
-    return bound_names(node)
 
 
 def names_in(tree: ast.Module) -> set[str]:

@@ -16,6 +16,7 @@ from typing import Any
 from ..check.outside.messages import Problem, Reply
 from ..check.questions import Questions
 from ..check.spec import Probe, Spec
+from .other_inputs import other_spec
 
 OURS = str(Path(__file__).parents[2]) + os.sep  # where minqwen is installed
 PATH_BEGINS = " \t\n'\"("
@@ -109,6 +110,41 @@ class GradedQuestions(Questions):
                 for dtype, probe in self.precise(name):
                     self.forward(probe, dtype)
         self.closed = True
+
+
+def ask_seeds(
+    spec: Spec,
+    function: Any,
+    public_seed: int,
+    hidden_seed: int | None,
+    folder: str,
+    *,
+    seconds: float | None = None,
+    quiet: bool = False,
+) -> tuple[GradedQuestions, GradedQuestions | None]:
+    """Ask all questions of the public seed, then those of the hidden one, if there is one.
+
+    The second ones are about other inputs, and no mistakes are named from their answers. They go on
+    with the stops and the time of the first.
+
+    Args:
+        spec, function: see GradedQuestions.
+        public_seed, hidden_seed: of the inputs.
+        folder, seconds, quiet: see GradedQuestions.
+    """
+    gradients = spec.pull is not None
+    public = GradedQuestions(
+        spec, function, public_seed, True, folder, seconds=seconds, quiet=quiet
+    )
+    public.ask_all(gradients)
+    if hidden_seed is None:
+        return public, None
+    plain = replace(other_spec(spec), forward=(), backward=())
+    hidden = GradedQuestions(
+        plain, function, hidden_seed, False, folder, public.stops, seconds, public.spent, quiet
+    )
+    hidden.ask_all(gradients)
+    return public, hidden
 
 
 def without_words(reply: Reply) -> Reply:

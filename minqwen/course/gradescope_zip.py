@@ -20,7 +20,7 @@ import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .assignment import FILE, Assignment, assignment_text
+from .assignment import FILE, Assignment, assignment_text, require_hidden_seed
 
 LIMITS_FILE = "limits.json"
 MOMENT = (1980, 1, 1, 0, 0, 0)  # the oldest that a zip can hold
@@ -89,8 +89,7 @@ def write(assignment: Assignment, out: Path) -> list[Path]:
 
 def archive(assignment: Assignment) -> bytes:
     """Return the bytes of the zip."""
-    if assignment.hidden_seed is None:
-        raise ValueError("hidden_seed is missing: this is the student's copy of the assignment")
+    require_hidden_seed(assignment)
     files = {
         "setup.sh": SETUP.encode(),
         "run_autograder": RUN.encode(),

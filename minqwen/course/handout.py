@@ -15,8 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from .answer_key import answer_key
-from .assignment import FILE, Assignment, assignment_text
+from .assignment import FILE, Assignment, assignment_text, write_texts
 from .cut import handout_source, solution_source
+from .exercise import file_of_module
 from .pytest_files import hidden_tests_text, visible_tests_text
 from .readme import student_readme
 from .rubric import rubric
@@ -29,18 +30,25 @@ def student_files(assignment: Assignment) -> dict[str, str]:
         FILE: assignment_text(replace(assignment, hidden_seed=None)),
         "README.md": student_readme(assignment),
     }
-    siblings = assignment.modules
-    for module in siblings:
-        cut = assignment.functions_in(module)
-        files[file_name(module)] = handout_source(module, cut, siblings, assignment.variants)
-    return files | {"test_visible.py": visible_tests_text(assignment)}
+    return files | stub_files(assignment) | {"test_visible.py": visible_tests_text(assignment)}
+
+
+def stub_files(assignment: Assignment) -> dict[str, str]:
+    """Return the files that students work in: name -> text."""
+    siblings, variants = assignment.modules, assignment.variants
+    return {
+        file_of_module(module): handout_source(
+            module, assignment.functions_in(module), siblings, variants
+        )
+        for module in siblings
+    }
 
 
 def solution_files(assignment: Assignment) -> dict[str, str]:
     """Return the right files, which the students' become: name -> text."""
     siblings = assignment.modules
     return {
-        file_name(module): solution_source(module, siblings, assignment.variants)
+        file_of_module(module): solution_source(module, siblings, assignment.variants)
         for module in siblings
     }
 
@@ -58,28 +66,11 @@ def staff_files(assignment: Assignment) -> dict[str, str]:
     }
 
 
-def file_name(module: str) -> str:
-    """Return how a file of ours is called in an assignment.
-
-    >>> file_name("minqwen.layers.rmsnorm")
-    'rmsnorm.py'
-    """
-    return f"{module.rpartition('.')[2]}.py"
-
-
 def write(assignment: Assignment, out: Path) -> list[Path]:
     """Write student/ and staff/ into a folder, and return the files."""
-    written = []
-    for folder, files in (
-        ("student", student_files(assignment)),
-        ("staff", staff_files(assignment)),
-    ):
-        for name, text in files.items():
-            path = out / folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8", newline="\n")
-            written.append(path)
-    return written
+    student = {out / "student" / name: text for name, text in student_files(assignment).items()}
+    staff = {out / "staff" / name: text for name, text in staff_files(assignment).items()}
+    return write_texts(student | staff)
 
 
 def hidden_seed_of(name: str, seed: int | None) -> int:

@@ -26,14 +26,13 @@ from ..check.edited import source_of
 from ..check.outside.messages import Problem, Reply
 from ..check.specs import spec as spec_of
 from .adapter import tuple_lengths
-from .ask import Attempt, functions_in
+from .ask import Attempt
 from .aspects import VISIBLE
 from .assignment import Assignment
 from .cut import handout_source
 from .exercise import Exercise, Part
-from .graded_questions import GradedQuestions
+from .graded_questions import ask_seeds
 from .module_function import ModuleFunction, StudentModule
-from .other_inputs import other_spec
 
 
 def ask_here(
@@ -47,16 +46,9 @@ def ask_here(
     """Ask the functions of a namespace, in this process, what `minqwen grade` would ask them."""
     spec = spec_of(part.spec)
     function = Here(student_of(task, one, part, namespace), part, seconds)
-    public = GradedQuestions(spec, function, task.public_seed, True, "minqwen-notebook")
-    public.ask_all(spec.pull is not None)
-    hidden = None
-    if task.hidden_seed is not None and aspect not in VISIBLE:
-        plain = replace(other_spec(spec), forward=(), backward=())
-        hidden = GradedQuestions(
-            plain, function, task.hidden_seed, False, "minqwen-notebook", public.stops
-        )
-        hidden.ask_all(spec.pull is not None)
-    return Attempt(public, hidden, (), ())
+    hidden_seed = None if aspect in VISIBLE else task.hidden_seed
+    found = ask_seeds(spec, function, task.public_seed, hidden_seed, "minqwen-notebook")
+    return Attempt(*found, (), ())
 
 
 def student_of(
@@ -70,7 +62,7 @@ def student_of(
 
     def fall_back() -> ModuleType:
         if not ours:
-            text = handout_source(module, functions_in(one, module), (), task.variants)
+            text = handout_source(module, one.functions_in(module), (), task.variants)
             ours.append(ModuleType("given"))
             exec(compile(text, "given", "exec"), ours[0].__dict__)
         return ours[0]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .aspects import VISIBLE
-from .assignment import Assignment
+from .assignment import Assignment, require_hidden_seed, write_texts
 from .cell_text import cell, check_line, notebook_text
 from .file_cells import parts_of
 from .notebook import IMPORT, first_cells
@@ -49,16 +49,12 @@ def write(assignment: Assignment, out: Path) -> list[Path]:
         folder / "nbgrader_config.py": CONFIG.format(name=name),
         folder / "source" / name / f"{name}.ipynb": nbgrader_notebook(assignment),
     }
-    for path, text in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", newline="\n")
-    return list(files)
+    return write_texts(files)
 
 
 def nbgrader_notebook(assignment: Assignment) -> str:
     """Return the source notebook, with solutions and hidden tests, as text."""
-    if assignment.hidden_seed is None:
-        raise ValueError("hidden_seed is missing: this is the student's copy of the assignment")
+    require_hidden_seed(assignment)
     cells = first_cells(assignment)
     for number, one in enumerate(parts_of(assignment)):
         cells += [cell("markdown", text) for text in one.words]

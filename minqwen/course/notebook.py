@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .aspects import VISIBLE
-from .assignment import Assignment
+from .assignment import Assignment, write_texts
 from .cell_text import cell, check_line, notebook_text
 from .file_cells import PartCells, parts_of
 from .variants import variant
@@ -52,10 +52,7 @@ def write(assignment: Assignment, out: Path) -> list[Path]:
             assignment, solved=True
         ),
     }
-    for path, text in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", newline="\n")
-    return list(files)
+    return write_texts(files)
 
 
 def plain_notebook(assignment: Assignment, *, solved: bool = False) -> str:

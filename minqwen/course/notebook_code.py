@@ -54,7 +54,7 @@ def of_notebook(text: str, place: str) -> tuple[str | None, list[str]]:
             if is_definition(node):
                 start = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
                 parts.append(("\n".join(lines[start - 1 : node.end_lineno]), node))
-                defined |= set(names_of(node))
+                defined |= names_of(node)
     # a neighbour's file is not needed for what stands in the notebook itself
     parts = [(t, n) for t, n in parts if not tool_import(n)]
     parts = [(t, n) for t, n in parts if not own_import(n, defined)]

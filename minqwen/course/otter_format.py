@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .aspects import VISIBLE
-from .assignment import Assignment
+from .assignment import Assignment, require_hidden_seed, write_texts
 from .cell_text import cell, check_line, notebook_text
 from .file_cells import FunctionCell, parts_of
 from .nbgrader_format import grade_id
@@ -52,20 +52,16 @@ def write(assignment: Assignment, out: Path) -> list[Path]:
         ValueError: the assignment has no hidden seed.
     """
     folder = out / "staff" / "otter"
-    folder.mkdir(parents=True, exist_ok=True)
     files = {
         folder / f"{assignment.name}.ipynb": otter_notebook(assignment),
         folder / "requirements.txt": REQUIREMENTS,
     }
-    for path, text in files.items():
-        path.write_text(text, encoding="utf-8", newline="\n")
-    return list(files)
+    return write_texts(files)
 
 
 def otter_notebook(assignment: Assignment) -> str:
     """Return the master notebook as text."""
-    if assignment.hidden_seed is None:
-        raise ValueError("hidden_seed is missing: this is the student's copy of the assignment")
+    require_hidden_seed(assignment)
     config = CONFIG.format(name=assignment.name, points=assignment.points)
     cells = [cell("raw", config), *first_cells(assignment)]
     for one in parts_of(assignment):

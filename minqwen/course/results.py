@@ -19,11 +19,17 @@ def number(points: float) -> str:
 
 
 def percent(grade: Grade) -> float:
-    """Return what was earned, in percent of what was graded.
+    """Return what was earned, in percent of what was graded."""
+    return percent_of(grade.points, grade.max_points)
 
-    A grade with nothing graded has 0.
+
+def percent_of(points: float, most: float) -> float:
+    """Return points in percent of what there was; 0 where there was nothing.
+
+    >>> percent_of(1, 4), percent_of(0, 0)
+    (25.0, 0.0)
     """
-    return 100 * grade.points / grade.max_points if grade.max_points else 0.0
+    return 100 * points / most if most else 0.0
 
 
 def to_dict(grade: Grade, *, student: bool = False, clock: bool = False) -> dict[str, Any]:

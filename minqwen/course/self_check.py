@@ -19,8 +19,8 @@ from typing import Any
 
 from .assignment import Assignment
 from .cut import raising, removed_lines
+from .exercise import file_of_module
 from .file_imports import imported, used_names
-from .handout import file_name
 
 FEW_TOKENS = 8  # so short a line of code may stand anywhere: `xp = array_module(x)`
 
@@ -54,7 +54,7 @@ def self_check(
 def stub_problems(student: Path, assignment: Assignment) -> Iterator[str]:
     """Yield what is wrong with the stubs as code."""
     for module in assignment.modules:
-        file = student / file_name(module)
+        file = student / file_of_module(module)
         tree = ast.parse(file.read_text(encoding="utf-8"))
         functions = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef)}
         for name in assignment.functions_in(module):

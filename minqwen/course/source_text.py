@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import ast
 import warnings
-from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 
-def names_of(node: ast.stmt) -> Sequence[str]:
-    """Return the names that a statement defines."""
+def names_of(node: ast.stmt) -> set[str]:
+    """Return the names that a statement defines: of a function, a class, or what gets a value."""
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-        return [node.name]
+        return {node.name}
+    targets: list[ast.expr] = []
     if isinstance(node, ast.Assign):
-        targets: list[Any] = node.targets
+        targets = node.targets
     elif isinstance(node, ast.AnnAssign):
         targets = [node.target]
-    else:
-        return []
-    return [n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)]
+    return {n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)}
 
 
 def parsed(text: str) -> ast.Module:

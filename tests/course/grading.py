@@ -1,9 +1,8 @@
 """What the tests of grading share: submissions made of our own files, and how they are graded."""
 
-from minqwen.course.ask import file_of_module, functions_in
 from minqwen.course.assignment import Assignment
-from minqwen.course.cut import handout_source, solution_source
 from minqwen.course.grade import grade
+from minqwen.course.handout import solution_files, stub_files
 from minqwen.course.submission import Submission
 
 
@@ -14,22 +13,12 @@ def assignment(*exercises, **fields):
 
 def solution(task):
     """Return the files of the answer key."""
-    return {
-        file_of_module(module): solution_source(module, task.modules, task.variants)
-        for module in task.modules
-    }
+    return solution_files(task)
 
 
 def stubs(task):
     """Return the files of the handout, with nothing written."""
-    found = {}
-    for exercise in task.found:
-        for module in exercise.modules:
-            names = [n for one in task.found for n in functions_in(one, module)]
-            found[file_of_module(module)] = handout_source(
-                module, names, task.modules, task.variants
-            )
-    return found
+    return stub_files(task)
 
 
 def edited(files, name, *pairs):

@@ -9,15 +9,10 @@ import pytest
 
 from minqwen.check.edited import source_of
 from minqwen.check.specs import names, spec
-from minqwen.course.cut import (
-    WORDS,
-    bound_names,
-    handout_source,
-    removed_lines,
-    solution_source,
-)
+from minqwen.course.cut import WORDS, handout_source, removed_lines, solution_source
 from minqwen.course.file_imports import FIRST_LINE, from_lines, imported, used_names
 from minqwen.course.ladder import LADDER, called
+from minqwen.course.source_text import names_of
 
 RMSNORM, MERGES = "minqwen.layers.rmsnorm", "minqwen.tokenizer.merges"
 CUTS = {}
@@ -62,7 +57,7 @@ def test_no_import_is_left_over_and_none_is_missing(module):
         tree = ast.parse(text)
         names = {one.known_as for one in imported(tree, "student")}
         names |= {n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
-        names |= set().union(*map(bound_names, tree.body))
+        names |= set().union(*map(names_of, tree.body))
         inside = {a.arg for n in ast.walk(tree) if isinstance(n, ast.arguments)
                   for a in (*n.args, *n.kwonlyargs, *n.posonlyargs)}  # fmt: skip
         inside |= {n.id for n in ast.walk(tree)
@@ -173,7 +168,7 @@ def test_what_files_import_from_each_other_is_there():
             if other in stubs:
                 there = ast.parse(stubs[other]).body
                 defined = {n.name for n in there if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
-                defined |= set().union(*map(bound_names, there))
+                defined |= set().union(*map(names_of, there))
                 assert set(re.findall(r"\w+", listed)) <= defined, (other, listed)
                 seen += 1
     assert seen > 12

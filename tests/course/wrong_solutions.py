@@ -18,14 +18,14 @@ from minqwen.check.edited import Edit, edited_text, source_of
 from minqwen.check.outside.worker import InProcess
 from minqwen.check.specs import spec as spec_of
 from minqwen.course.adapter import tuple_lengths
-from minqwen.course.ask import Attempt, file_of_module, functions_in
+from minqwen.course.ask import Attempt
 from minqwen.course.assignment import Assignment
 from minqwen.course.cut import handout_source, solution_source
+from minqwen.course.exercise import file_of_module
 from minqwen.course.grade import Grader
-from minqwen.course.graded_questions import GradedQuestions
+from minqwen.course.graded_questions import ask_seeds
 from minqwen.course.ladder import exercise
 from minqwen.course.module_function import ModuleFunction, StudentModule
-from minqwen.course.other_inputs import other_spec
 from minqwen.course.submission import Submission
 
 GUARDS = ("in process",)
@@ -108,7 +108,7 @@ def attempt(submission, task, one, part, names=True):
     file = file_of_module(spec.module)
     homes = {name: submission.home_of(name, file) for name in part.functions}
     modules = {home: run(submission.files[home], home) for home in dict.fromkeys(homes.values())}
-    given = handout_source(spec.module, functions_in(one, spec.module), ())
+    given = handout_source(spec.module, one.functions_in(spec.module), ())
     student = StudentModule(
         list(modules.values()),
         {name: modules[home] for name, home in homes.items()},
@@ -126,13 +126,9 @@ def attempt(submission, task, one, part, names=True):
         titles=(part.functions[0], part.functions[-1]),
         files=[],
     )
-    plain = replace(spec, forward=(), backward=())
-    public = GradedQuestions(spec if names else plain, function, task.public_seed, True, "/none")
-    public.ask_all(spec.pull is not None)
-    plain = replace(other_spec(spec), forward=(), backward=())
-    hidden = GradedQuestions(plain, function, task.hidden_seed, False, "/none", public.stops)
-    hidden.ask_all(spec.pull is not None)
-    return Attempt(public, hidden, (), GUARDS)
+    told = spec if names else replace(spec, forward=(), backward=())
+    found = ask_seeds(told, function, task.public_seed, task.hidden_seed, "/none")
+    return Attempt(*found, (), GUARDS)
 
 
 def run(text, name):
