@@ -34,10 +34,12 @@ from minqwen.params import Params
 from minqwen.training.accumulate import Batch, loss_and_grads
 from minqwen.training.adamw import adamw_init, adamw_step
 
+from .cases import HALF, MODEL
+from .layer_cases import OPTIONS
+from .load import write_part
+
 PAGE = Path(__file__).parents[1] / "docs" / "gpu.md"
-BEGIN, END = "<!-- speed: begin -->", "<!-- speed: end -->"
 AGREE = 1e-3  # most difference of the logits, of the largest one
-OPTIONS = {"lr": 1e-4, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1}
 
 
 class Size(NamedTuple):
@@ -52,17 +54,9 @@ class Size(NamedTuple):
 
 def sizes() -> tuple[Size, ...]:
     """Return the two models of the issue."""
-    small = QwenConfig(
-        vocab_size=4096,
-        hidden_size=256,
-        intermediate_size=704,
-        num_hidden_layers=4,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-    )
     return (
-        Size("5M parameters", small, 8, 256, 512, 64, 7),
-        Size("Qwen2-0.5B", preset("qwen2-0.5b"), 1, 256, 512, 64, 5),
+        Size("5M parameters", QwenConfig(**MODEL), 8, 256, 512, 64, 7),
+        Size("Qwen2-0.5B", preset(HALF), 1, 256, 512, 64, 5),
     )
 
 
@@ -130,8 +124,7 @@ def torch_engine(size: Size, params: Params, ids: Any, device: str) -> Engine:
     inputs, labels = (
         x[: size.rows, : size.row_length].contiguous() for x in (there[:, :-1], there[:, 1:])
     )
-    options = {"lr": 1e-4, "eps": 1e-8, "weight_decay": 0.1, "betas": (0.9, 0.95)}
-    adamw = torch.optim.AdamW(model.parameters(), foreach=True, **options)
+    adamw = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), foreach=True, **OPTIONS)
 
     def logits() -> Any:
         with torch.no_grad():
@@ -249,16 +242,8 @@ def table(lines: Sequence[Sequence[str]], today: datetime.date) -> str:
 
 
 def write_page(page: Path, text: str) -> None:
-    """Put the table between the markers of the page.
-
-    Raises:
-        ValueError: the markers are not there.
-    """
-    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{page} has no {BEGIN} and {END}")
-    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+    """Put the table between the markers of the page; see write_part."""
+    write_part("speed", f"\n{text}\n", page)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

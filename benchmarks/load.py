@@ -191,10 +191,16 @@ def leaking(what: str, clock: Callable[[], float] = time.monotonic) -> Callable[
 
 
 def write_part(name: str, text: str, page: Path = PAGE) -> None:
-    """Put text between the two comments of that name."""
+    """Put text between the two comments of that name.
+
+    Raises:
+        ValueError: the comments are not there.
+    """
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    before, rest = page.read_text(encoding="utf-8").split(begin)
-    after = rest.split(end)[1]
+    before, found, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, also, after = rest.partition(end)
+    if not (found and also):
+        raise ValueError(f"{page} has no {begin} and {end}")
     page.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 

@@ -10,6 +10,9 @@ from benchmarks import gpu
 TINY = gpu.Size("tiny", small_config(head_dim=8, hidden_size=48), 2, 9, 12, 3, 2)
 
 
+BEGIN, END = "<!-- speed: begin -->", "<!-- speed: end -->"
+
+
 def test_a_table_is_made_and_written(device, tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "torch_engine", without_torch)
     said = []
@@ -26,11 +29,11 @@ def test_a_table_is_made_and_written(device, tmp_path, monkeypatch):
         assert (torch, over_torch) == ("-", "-")
     assert "tiny, torch: left out, no torch" in said
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{gpu.BEGIN}\nold\n{gpu.END}\nafter\n", encoding="utf-8")
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
     gpu.write_page(page, gpu.table(lines, datetime.date(2027, 1, 2)))
     text = page.read_text(encoding="utf-8")
-    assert text.startswith(f"before\n{gpu.BEGIN}\n\n2027-01-02, ")
-    assert text.endswith(f"\n\n{gpu.END}\nafter\n")
+    assert text.startswith(f"before\n{BEGIN}\n\n2027-01-02, ")
+    assert text.endswith(f"\n\n{END}\nafter\n")
     assert "old" not in text
     assert text.count("| tiny | ") == 3
 
