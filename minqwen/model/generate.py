@@ -111,7 +111,7 @@ def _steps(
     """Yield the (B,) new tokens of every step."""
     B, T = prompt.shape
     kv_cache = KVCache(config, B, T + max_new_tokens, like=params[EMBEDDING])
-    weights = decode_weights(params, config, T + max_new_tokens)
+    weights = decode_weights(params, config, T + max_new_tokens) if max_new_tokens > 1 else None
     finished = np.zeros(B, dtype=bool)
     ids, mask = prompt, attention_mask
     for _ in range(max_new_tokens):
