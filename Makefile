@@ -12,7 +12,7 @@ tour: $(VENV)/installed-run
 	$(BIN)/minqwen tour
 
 test: $(VENV)/installed-test
-	$(ONE_THREAD) $(BIN)/python -m pytest -m "not slow"
+	$(ONE_THREAD) $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow"
 
 ci:
 	bash .ci/run
@@ -21,7 +21,7 @@ notebooks: $(VENV)/installed-notebooks
 	$(BIN)/jupyter lab notebooks
 
 docs: $(VENV)/installed-docs,notebooks
-	$(ONE_THREAD) $(BIN)/python -m sphinx -q -W --keep-going -c docs . docs/_build/html
+	$(ONE_THREAD) $(BIN)/python -m sphinx -q -j 2 -W --keep-going -d docs/_build/doctrees -c docs . docs/_build/html
 	@echo "docs/_build/html/docs/index.html"
 
 # two runs that may miss a goal, growth, then the page; the last line says what was missed

@@ -137,7 +137,7 @@ report.raise_if_wrong()  # silent: this line alone is a test
 # ## 2 A gradient by hand
 #
 # For a backward pass there is `--backward`; in Python it is the third argument. Here is one that
-# takes rms for a constant (notebook 21):
+# takes rms for a constant (notebook 04):
 
 
 # %%

@@ -18,7 +18,8 @@ def pytest_sessionfinish(session, exitstatus):
     """Let CI fail when a comparison was skipped because a package is missing. A GPU is none."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     skipped = reporter.stats.get("skipped", []) if reporter else []
-    skipped = [report for report in skipped if "gpu" not in report.keywords]
+    # a file that skips itself as a whole leaves a report without keywords
+    skipped = [report for report in skipped if "gpu" not in getattr(report, "keywords", ())]
     if os.environ.get("MINQWEN_NO_SKIPS") and skipped:
         for report in skipped:
             print(f"\nskipped: {report.nodeid} {report.longrepr}")

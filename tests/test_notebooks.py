@@ -23,16 +23,16 @@ NOTEBOOKS = [path.with_suffix(".ipynb") for path in SOURCES]
 CHINESE = sorted((FOLDER / "zh").glob("*.ipynb"))
 each_source = pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
 LONG = {  # they train models: in `make ci` only
-    "08_long_context_laboratory",
-    "10_chat_and_masks",
-    "11_reward_model",
-    "12_ppo_under_glass",
-    "13_dpo",
-    "14_data_pipeline",
-    "15_agents",
-    "16_mixed_precision",
-    "17_two_processes",
-    "24_sampling_and_generation",
+    "14_long_context_laboratory",
+    "17_chat_and_masks",
+    "18_reward_model",
+    "19_ppo_under_glass",
+    "20_dpo",
+    "16_data_pipeline",
+    "21_agents",
+    "08_mixed_precision",
+    "09_two_processes",
+    "07_sampling_and_generation",
 }
 each_run = pytest.mark.parametrize(
     "path",

@@ -21,7 +21,7 @@ KINDS = {  # a page of each kind
     "concept": "docs/code/layers/attention.html",
     "package": "docs/code/layers.html",
     "test": "docs/code/tests/layers/test_rope.html",
-    "notebook": "notebooks/03_rope_from_rotation_to_spectrum.html",
+    "notebook": "notebooks/05_rope_from_rotation_to_spectrum.html",
     "table": "docs/concepts.html",
     "reference": "docs/api/layers.html",
     "clinic": "docs/symptom_clinic.html",
