@@ -23,6 +23,12 @@ results compared before anything is timed; median [least-most] of runs in turns.
 timed, is in [benchmarks/README.md](../benchmarks/README.md)."""  # noqa: E501
 
 
+SECOND_CORE = (
+    "- With two threads in general: NumPy gives only matrix products to both cores, PyTorch nearly "
+    "everything. Our way to the second core is half a batch for each of two Python threads "
+    "(`--threads 2`); the table has it as the last training step."
+)
+
 # --- pieces -------------------------------------------------------------------------------------
 
 
@@ -170,7 +176,7 @@ def reasons(runs: list[dict[str, Any]]) -> str:
                 line += f" Shares of the limits: {text}; all of them used, it would take "
                 line += f"{', '.join(best)}."
             lines.append(line)
-    return "Why not, where it is no:\n\n" + "\n".join(lines) if lines else ""
+    return f"Why not, where it is no:\n\n{SECOND_CORE}\n" + "\n".join(lines) if lines else ""
 
 
 def table(run: dict[str, Any]) -> str:
