@@ -18,7 +18,7 @@ ci:
 	bash .ci/run
 
 notebooks: $(VENV)/installed-notebooks
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab notebooks $(JUPYTER)
 
 docs: $(VENV)/installed-docs,notebooks
 	$(ONE_THREAD) $(BIN)/python -m sphinx -q -j 2 -W --keep-going -d docs/_build/doctrees -c docs . docs/_build/html
@@ -43,6 +43,7 @@ gpu: $(VENV)/installed-test,bench,gpu
 $(VENV)/installed-bench $(VENV)/installed-test,bench,gpu: TORCH = $(BIN)/python -m pip install --quiet torch==2.13.0
 
 $(VENV)/installed-%: setup.cfg pyproject.toml
+	@echo "installing into $(VENV): a minute or two"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(TORCH)
 	$(BIN)/python -m pip install --quiet --editable ".[$*]"

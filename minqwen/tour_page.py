@@ -173,9 +173,10 @@ def new_figure(width: float, height: float, columns: int) -> tuple[Any, Any]:
 
 def draw_proofs(proofs: list[dict[str, Any]]) -> Any:
     """Draw the largest error of every concept on a logarithmic axis."""
-    drawing, axes = new_figure(7.5, 3.2, 1)
+    drawing, axes = new_figure(7.5, 1 + 0.17 * len(proofs), 1)
     names = [p["concept"] for p in proofs][::-1]
     axes.barh(names, [max(p["error"], 1e-16) for p in proofs][::-1], color="#3b7a57")
+    axes.tick_params(axis="y", labelsize=8)
     axes.axvline(1e-7, color="#b3372f", linestyle="--", label="bound 1e-7")
     axes.set(xscale="log", xlim=(1e-12, 1), xlabel="largest relative error of a gradient (log)")
     axes.axvspan(1e-2, 1, color="#b3372f", alpha=0.12, label="where known mistakes land")

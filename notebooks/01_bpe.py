@@ -28,14 +28,15 @@
 # %%
 SOURCE = ".."  # where minqwen is: this checkout. On Colab or Kaggle: "git+https://..."
 try:
-    import minqwen
-except ModuleNotFoundError:
+    from minqwen import __version__
+except ImportError:
     import subprocess
     import sys
 
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", SOURCE, "matplotlib"], check=True)
-    import minqwen
-print("minqwen", minqwen.__version__)
+    sys.modules.pop("minqwen", None)  # a folder of that name beside this is not it
+    from minqwen import __version__
+print("minqwen", __version__)
 
 # %%
 import re
@@ -56,6 +57,8 @@ from minqwen.tokenizer.pretokenizer import QWEN_PATTERN, clean, split
 # Start from single letters. Then repeat: **count all pairs of neighbours, and join the most
 # frequent pair into one new token, everywhere.** If two pairs are equally frequent, take the one
 # whose left token has the smaller id.
+#
+# $$(a, b) = \arg\max_{(l, r)}\; \mathrm{count}(l\,r)$$
 #
 # The ids 0 to 255 are the single bytes, so the first new token gets id 256.
 
@@ -212,9 +215,12 @@ assert "。".encode() in learned[:20]
 #
 # ### How much does it compress?
 #
-# The usual measure is **bytes per token**: 1 means no gain. A tokenizer with fewer merges is just
-# the beginning of this one, because a merge never depends on a later one. So one training gives the
-# whole curve.
+# The usual measure is **bytes per token**: 1 means no gain.
+#
+# $$\text{gain} = \frac{\text{bytes of the text in UTF-8}}{\text{its tokens}}$$
+#
+# A tokenizer with fewer merges is just the beginning of this one, because a merge never depends on
+# a later one. So one training gives the whole curve.
 
 
 # %%

@@ -24,20 +24,21 @@
 #
 # ## What you need
 #
-# Sine, cosine, and NumPy with matplotlib. 20 minutes; it runs in a few seconds. Beside this page,
-# open `minqwen/layers/rope.py`: it is the code that we take apart.
+# Sine, cosine, and NumPy with matplotlib. Twice 15 minutes, with a rest after section 6; it runs in
+# a few seconds. Beside this page, open `minqwen/layers/rope.py`: it is the code that we take apart.
 
 # %%
 SOURCE = ".."  # where minqwen is: this checkout. On Colab or Kaggle: "git+https://..."
 try:
-    import minqwen
-except ModuleNotFoundError:
+    from minqwen import __version__
+except ImportError:
     import subprocess
     import sys
 
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", SOURCE, "matplotlib"], check=True)
-    import minqwen
-print("minqwen", minqwen.__version__)
+    sys.modules.pop("minqwen", None)  # a folder of that name beside this is not it
+    from minqwen import __version__
+print("minqwen", __version__)
 
 # %%
 import matplotlib.pyplot as plt

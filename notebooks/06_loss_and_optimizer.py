@@ -33,14 +33,15 @@
 # %%
 SOURCE = ".."  # where minqwen is: this checkout. On Colab or Kaggle: "git+https://..."
 try:
-    import minqwen
-except ModuleNotFoundError:
+    from minqwen import __version__
+except ImportError:
     import subprocess
     import sys
 
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", SOURCE, "matplotlib"], check=True)
-    import minqwen
-print("minqwen", minqwen.__version__)
+    sys.modules.pop("minqwen", None)  # a folder of that name beside this is not it
+    from minqwen import __version__
+print("minqwen", __version__)
 
 # %%
 from fractions import Fraction
@@ -547,4 +548,5 @@ else:
 
 # %% [markdown]
 # **Then go on.** `minqwen/training/update.py` is sections 5 to 7 as training calls them. Notebook
-# 08 does the same with numbers of 16 bits, notebook 09 with more than one process.
+# 08 does the same with numbers of 16 bits, notebook 09 with more than one process, and notebook 22
+# takes the loss of a long row without ever holding its scores.

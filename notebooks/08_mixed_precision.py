@@ -25,20 +25,21 @@
 # ## What you need
 #
 # Notebook 02 (a block and its gradients), NumPy with matplotlib, and `ml_dtypes`, which gives NumPy
-# the type bfloat16: `pip install -e ".[hf,notebooks]"`. 25 minutes; it computes for less than a
+# the type bfloat16: `pip install -e ".[hf,notebooks]"`. 20 minutes; it computes for less than a
 # minute. Beside this page, open `minqwen/training/mixed_precision.py`.
 
 # %%
 SOURCE = ".."  # where minqwen is: this checkout. On Colab or Kaggle: "git+https://..."
 try:
-    import minqwen
-except ModuleNotFoundError:
+    from minqwen import __version__
+except ImportError:
     import subprocess
     import sys
 
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", SOURCE, "matplotlib"], check=True)
-    import minqwen
-print("minqwen", minqwen.__version__)
+    sys.modules.pop("minqwen", None)  # a folder of that name beside this is not it
+    from minqwen import __version__
+print("minqwen", __version__)
 
 # %%
 import math
@@ -56,13 +57,14 @@ folder = Path(tempfile.mkdtemp())
 plt.rcParams.update({"axes.grid": True, "grid.alpha": 0.3})
 
 # %%
+from minqwen.check.gradients import numerical_gradient
 from minqwen.lab.precision_rope import rounded_tables
 from minqwen.layers.cross_entropy import cross_entropy_forward
 from minqwen.layers.rmsnorm import rmsnorm_forward
 from minqwen.layers.rope import rope_forward
 from minqwen.model.config import QwenConfig
 from minqwen.model.init import init_params
-from minqwen.training.accumulate import as_batch
+from minqwen.training.accumulate import as_batch, loss_and_grads
 from minqwen.training.adamw import adamw_init, adamw_step
 from minqwen.training.loss_scaling import LossScale, all_finite, next_loss_scale
 
@@ -262,7 +264,72 @@ assert abs(told[-1][0] - 1.2) < 1e-3
 #     grads  = backward(forward(half))
 #     master = adamw(master, grads)
 #
-# With a model. The arms differ in one thing, what AdamW is given to change:
+# ### A gradient of what?
+#
+# Rounding is a staircase: flat, with jumps. So the loss, as a function of the *master*, has slope 0
+# nearly everywhere. What we give to AdamW is the slope at the rounded weight, handed on as if there
+# were no rounding (*straight through*):
+#
+# $$\frac{\partial L}{\partial\,\mathrm{master}} \;:=\; \frac{\partial L}{\partial\,\mathrm{half}}$$
+#
+# Finite differences tell the two apart. Six numbers, the first gains of the last norm:
+
+# %%
+wide = {key: w.astype("float64") for key, w in params.items()}
+gains = wide["model.norm.weight"][:6]  # a view: who moves it moves the model
+
+
+def loss_of(change=lambda w: w):
+    """Return the loss of the batch in float64, of weights that are changed first."""
+    return float(loss_and_grads(wide | {"model.norm.weight": change(wide["model.norm.weight"])},
+                                config, [batch]).loss)  # fmt: skip
+
+
+def stairs(w):
+    return round_to_bfloat16(w.astype("float32")).astype("float64")
+
+
+# %%
+backward = loss_and_grads(wide, config, [batch]).grads["model.norm.weight"][:6]
+slopes = {
+    "backward, float64": backward,
+    "differences, no rounding": numerical_gradient(loss_of, gains),
+    "rounded, small steps": numerical_gradient(lambda: loss_of(stairs), gains),
+    "rounded, steps of 1/16": numerical_gradient(lambda: loss_of(stairs), gains, step=2**-4),
+    "backward, bfloat16": mixed_loss_and_grads(params, config, batch, "bfloat16")[1][
+        "model.norm.weight"
+    ][:6],
+}
+for name, slope in slopes.items():
+    print(f"{name:25}", *(f"{1e3 * x:8.4f}" for x in slope), " / 1000")
+
+# %%
+assert np.abs(slopes["differences, no rounding"] - backward).max() < 1e-9
+assert not slopes["rounded, small steps"].any()  # exactly 0: nothing was seen to move
+for name in ("rounded, steps of 1/16", "backward, bfloat16"):
+    assert np.abs(slopes[name] - backward).max() < 0.1 * np.abs(backward).max()
+at, around = gains.copy(), np.linspace(-0.025, 0.025, 61)
+curves = {"not rounded": [], "rounded to bfloat16": []}
+for x in around:
+    gains[:] = at + x * np.sign(-backward)
+    for name, change in zip(curves, (np.copy, stairs), strict=True):
+        curves[name].append(loss_of(change))
+gains[:] = at
+
+# %%
+fig, ax = plt.subplots(figsize=(8, 3), layout="constrained")
+for (name, values), style in zip(curves.items(), ("-", "."), strict=True):
+    ax.plot(around, 1000 * (np.array(values) - loss_of()), style, label=name)
+ax.set(xlabel="how far six gains are moved, downhill", ylabel="loss, nats / 1000 from here")
+ax.legend()
+plt.show()
+
+# %% [markdown]
+# On a step of the stairs the true slope is 0, and nothing could be learned. Seen from further away
+# the stairs follow the curve, and that is the slope we take. So a gradient check in 16 bits proves
+# nothing: check in float64.
+#
+# Now training, with a model. The arms differ in one thing, what AdamW is given to change:
 
 
 # %%

@@ -33,14 +33,15 @@
 # %%
 SOURCE = ".."  # where minqwen is: this checkout. On Colab or Kaggle: "git+https://..."
 try:
-    import minqwen
-except ModuleNotFoundError:
+    from minqwen import __version__
+except ImportError:
     import subprocess
     import sys
 
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", SOURCE, "matplotlib"], check=True)
-    import minqwen
-print("minqwen", minqwen.__version__)
+    sys.modules.pop("minqwen", None)  # a folder of that name beside this is not it
+    from minqwen import __version__
+print("minqwen", __version__)
 
 # %%
 import copy
@@ -64,6 +65,7 @@ folder = Path(tempfile.mkdtemp())
 plt.rcParams.update({"axes.grid": True, "grid.alpha": 0.3})
 
 # %%
+from minqwen.check.gradients import numerical_gradient
 from minqwen.model.config import QwenConfig
 from minqwen.model.init import init_params
 from minqwen.training.accumulate import Batch, count_tokens, loss_and_grads, sum_pieces
@@ -147,6 +149,19 @@ means = {key: (own[0].grads[key] + own[1].grads[key]) / 2 for key in params}
 print(f"loss {whole.loss:.6f}, mean of means {(own[0].loss + own[1].loss) / 2:.6f}")
 print(f"gradients apart: {farthest(whole.grads, means):.0%}")
 assert farthest(whole.grads, means) > 0.05
+
+# %% [markdown]
+# The proof, for four of the numbers, by finite differences of the *one* mean: they know nothing of
+# ranks.
+
+# %%
+key = "model.norm.weight"
+some = params[key][:4]  # a view: who moves it moves the model
+one_batch = [Batch(ids[:, :-1], ids[:, 1:], mask)]
+measured = numerical_gradient(lambda: float(loss_and_grads(params, config, one_batch).loss), some)
+print("measured", measured, "\nadded up", added[key][:4], "\nmean of means", means[key][:4])
+assert np.abs(measured - added[key][:4]).max() < 1e-8
+assert np.abs(measured - means[key][:4]).max() > 1e-4
 
 # %% [markdown]
 # The same goes for clipping: the norm is one of the *sum*. A rank that clips its own part first

@@ -31,16 +31,19 @@
 # %%
 SOURCE = ".."  # where minqwen is: this checkout. On Colab or Kaggle: "git+https://..."
 try:
-    import minqwen
-except ModuleNotFoundError:
+    from minqwen import __version__
+except ImportError:
     import subprocess
     import sys
 
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", SOURCE, "matplotlib"], check=True)
-    import minqwen
-print("minqwen", minqwen.__version__)
+    sys.modules.pop("minqwen", None)  # a folder of that name beside this is not it
+    from minqwen import __version__
+print("minqwen", __version__)
 
 # %%
+from functools import partial
+
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -301,6 +304,17 @@ for name, a, b in zip(
 ):
     print(f"{name:3} differs by {np.abs(a - b).max():.0e}")
     assert np.abs(a - b).max() < 1e-12
+
+# %% [markdown]
+# And both against finite differences, on nine tokens with a window of 3:
+
+# %%
+nine = np.random.default_rng(3).standard_normal((3, 1, 2, 9, 4))  # q, k, v
+with_mask = partial(attention_forward, mask=window_mask(9, 9, 3))
+in_blocks = partial(block_attention_forward, window=3, block=4)
+errors = check_gradients(with_mask, attention_backward, *nine)
+errors += check_gradients(in_blocks, block_attention_backward, *nine)
+print("dq, dk, dv by the mask, and by blocks:", *(f"{error:.0e}" for error in errors))
 
 # %% [markdown]
 # **Off by one is easy here.** Some write i − W ≤ j: that is W + 1 keys. What would notice? The

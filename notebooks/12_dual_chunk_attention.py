@@ -34,14 +34,15 @@
 # %%
 SOURCE = ".."  # where minqwen is: this checkout. On Colab or Kaggle: "git+https://..."
 try:
-    import minqwen
-except ModuleNotFoundError:
+    from minqwen import __version__
+except ImportError:
     import subprocess
     import sys
 
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", SOURCE, "matplotlib"], check=True)
-    import minqwen
-print("minqwen", minqwen.__version__)
+    sys.modules.pop("minqwen", None)  # a folder of that name beside this is not it
+    from minqwen import __version__
+print("minqwen", __version__)
 
 # %%
 import matplotlib.pyplot as plt
@@ -516,6 +517,9 @@ assert np.array_equal(keys, k_turned)
 # row alone; `tests/long_context/test_dual_chunk.py` proves it, forward and backward.
 #
 # ## On your own
+#
+# Fill in the answer, run the cell, then run the check below it. A check says "not yet" as long as
+# the answer is `None`.
 #
 # **Exercise 1. By hand.** c = 10, w = 4. At which distance does RoPE see key 8 from query 27?
 

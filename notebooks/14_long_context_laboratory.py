@@ -28,14 +28,15 @@
 # %%
 SOURCE = ".."  # where minqwen is: this checkout. On Colab or Kaggle: "git+https://..."
 try:
-    import minqwen
-except ModuleNotFoundError:
+    from minqwen import __version__
+except ImportError:
     import subprocess
     import sys
 
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", SOURCE, "matplotlib"], check=True)
-    import minqwen
-print("minqwen", minqwen.__version__)
+    sys.modules.pop("minqwen", None)  # a folder of that name beside this is not it
+    from minqwen import __version__
+print("minqwen", __version__)
 
 # %%
 import math
@@ -63,6 +64,7 @@ from minqwen.lab.results import Results
 from minqwen.lab.settings import MULTIPLES, QUICK, LabSettings
 from minqwen.lab.techniques import BY_NAME, techniques
 from minqwen.model.checkpoint import load_checkpoint
+from minqwen.model.language_model import language_model_forward
 
 # %% [markdown]
 # ## 1 The question
@@ -112,9 +114,19 @@ print(sorted(path.name for path in folder.iterdir()))
 # $$\text{perplexity} = \exp\Big(\frac1n \sum_t -\log p(\text{token}_t \mid \text{what stands
 # before it})\Big)$$
 #
-# A perplexity of 12 means: as unsure as with 12 equally likely tokens. The model has never seen the
-# files that are measured. Each text has 16 L0 tokens, and is cut into pieces of the length in
-# question.
+# A perplexity of 12 means: as unsure as with 12 equally likely tokens. By hand, for a text whose
+# four tokens got 1/2, 1/8, 1/4 and 1/4:
+
+# %%
+p = np.array([1 / 2, 1 / 8, 1 / 4, 1 / 4])
+surprise = -np.log(p)
+print("surprise / ln 2:", surprise / math.log(2), " mean", surprise.mean() / math.log(2))
+print(f"perplexity {np.exp(surprise.mean()):.3f}; not the mean of 1/p, {(1 / p).mean():.3f}")
+assert math.isclose(np.exp(surprise.mean()), 4)
+
+# %% [markdown]
+# The model has never seen the files that are measured. Each text has 16 L0 tokens, and is cut into
+# pieces of the length in question.
 
 # %%
 config, params = load_checkpoint(folder / "run" / "checkpoint")
@@ -124,6 +136,21 @@ for T, loss in losses.items():
     print(f"T = {T:5}  texts, pieces, tokens = {loss.shape}  perplexity {np.exp(loss.mean()):7.2f}")
     assert loss.size == losses[L0].size  # the same tokens at every length
     assert math.isclose(np.exp(loss.mean()), numbers.perplexity("plain", T // L0), rel_tol=1e-4)
+
+# %% [markdown]
+# The same line by line, for the first text in pieces of L0: logits, softmax, and the one
+# probability that is asked for.
+
+# %%
+pieces, asked = (part.reshape(-1, L0) for part in (texts[0, :-1], texts[0, 1:]))  # (16, L0) each
+logits, _ = language_model_forward(params, config, pieces)  # (16, L0, V)
+powers = np.exp(logits - logits.max(axis=-1, keepdims=True), dtype="float64")
+p = powers / powers.sum(axis=-1, keepdims=True)
+p_asked = np.take_along_axis(p, asked[:, :, None], axis=-1)[:, :, 0]  # (16, L0)
+for name, array in {"pieces": pieces, "logits": logits, "p": p, "p_asked": p_asked}.items():
+    print(f"{name:8} {array.shape}")
+print(f"its perplexity {np.exp(-np.log(p_asked).mean()):.3f}")
+assert np.abs(-np.log(p_asked) - losses[L0][0]).max() < 1e-4
 
 # %% [markdown]
 # All lengths score *the same tokens*. Otherwise we would compare easy text with hard text. What
@@ -139,7 +166,8 @@ assert apart < 1e-3
 # %% [markdown]
 # ## 4 The table
 #
-# A technique never changes a parameter. It only changes fields of the config, and so the rule by
+# A technique never changes a parameter, so there is no backward pass on this page (what they do to
+# a gradient is in notebooks 10 to 12). It only changes fields of the config, and so the rule by
 # which the same numbers read:
 
 # %%

@@ -14,7 +14,8 @@
 # - Route six tokens by hand: probabilities, choice, weights; sort by expert, run, put back.
 # - Put the rows back in a wrong order, and find the check that sees it.
 # - Go back through the router, in both ways of weighing, and meet a jump.
-# - Watch the balance loss bring back experts that nobody chose.
+# - Watch the balance loss bring back experts that nobody chose, and meet a loss that keeps logits
+#   small.
 # - Cut a dense network into experts, and measure how far each step moves the output.
 #
 # ## What you will learn
@@ -26,20 +27,22 @@
 #
 # ## What you need
 #
-# Softmax and its gradient (notebook 02, section 3.3), NumPy with matplotlib. 20 minutes; it runs in
-# a few seconds. Beside this page, open `minqwen/layers/moe_router.py` and `moe_experts.py`.
+# Softmax and its gradient (notebook 02, section 3.3), NumPy with matplotlib. Twice 20 minutes, with
+# a rest after section 5; it runs in a few seconds. Beside this page, open
+# `minqwen/layers/moe_router.py` and `moe_experts.py`.
 
 # %%
 SOURCE = ".."  # where minqwen is: this checkout. On Colab or Kaggle: "git+https://..."
 try:
-    import minqwen
-except ModuleNotFoundError:
+    from minqwen import __version__
+except ImportError:
     import subprocess
     import sys
 
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", SOURCE, "matplotlib"], check=True)
-    import minqwen
-print("minqwen", minqwen.__version__)
+    sys.modules.pop("minqwen", None)  # a folder of that name beside this is not it
+    from minqwen import __version__
+print("minqwen", __version__)
 
 # %%
 from fractions import Fraction
@@ -62,9 +65,11 @@ from minqwen.layers.load_balancing_loss import (
 from minqwen.layers.moe import moe_backward, moe_forward
 from minqwen.layers.moe_experts import group_by_expert, moe_experts_backward, moe_experts_forward
 from minqwen.layers.moe_router import moe_router_backward, moe_router_forward
-from minqwen.layers.shared_expert import shared_expert_forward
-from minqwen.layers.swiglu import sigmoid, swiglu_forward
+from minqwen.layers.router_z_loss import router_z_loss_backward, router_z_loss_forward
+from minqwen.layers.shared_expert import shared_expert_backward, shared_expert_forward
+from minqwen.layers.swiglu import sigmoid, swiglu_backward, swiglu_forward
 from minqwen.model.router_loss import router_loss_forward
+from minqwen.training.mixed_precision import round_to_bfloat16
 
 # %% [markdown]
 # ## 1 Routing by hand
@@ -338,6 +343,27 @@ assert np.array_equal(half_open, always / 2)
 print("two of width 3 = one of width 6; a gate of zeros lets half through")
 
 # %% [markdown]
+# **And back.** The product has two factors, the gate g and the network's output $F_s$. Each gets
+# the other:
+#
+# $$dF_s = g\,dy \qquad dg = \langle F_s, dy \rangle \qquad da = dg\; g\,(1 - g)
+# \qquad a = x\,w_s^\top$$
+#
+# The network read x and so did the gate: what comes back from both is added.
+
+# %%
+dy_s = np.random.default_rng(1).standard_normal((N, D))
+dg = (always * dy_s).sum(axis=1, keepdims=True)  # (N, 1)
+da = dg * g * (1 - g)  # (N, 1)
+dx_network, *_ = swiglu_backward(g * dy_s, swiglu_forward(x, *shared[:3])[1])
+dx_s, dw_s = dx_network + da @ shared[3], da.T @ x  # (N, D), (1, D)
+dx_package, *_, dw_package = shared_expert_backward(dy_s, shared_expert_forward(x, *shared)[1])
+assert np.abs(dx_s - dx_package).max() < 1e-13
+assert np.abs(dw_s - dw_package).max() < 1e-13
+errors = check_gradients(shared_expert_forward, shared_expert_backward, x, *shared)
+print("x, gate, up, down, shared gate:", *(f"{error:.0e}" for error in errors))
+
+# %% [markdown]
 # ## 5 Backward through the router
 #
 # An output is $y_n = \sum_k q_{nk} F_{nk}$: a product. So the gradient of a weight is
@@ -484,6 +510,24 @@ plt.show()
 # of a router needs inputs with a clear margin between the K-th p and the next. In our six tokens
 # the one is twice the other.
 #
+# ### What the experts get
+#
+# Section 2, from its end to its beginning: weigh dy, sort, run each expert *backward*, put back,
+# and add up the K rows of each token, which was read K times.
+
+# %%
+drows = (plain[:, :, None] * dy[:, None]).reshape(N * K, D)[order]  # (12, D): weighed, sorted
+back_x = np.empty_like(drows)
+for e, part in segments:
+    _, swiglu_c = swiglu_forward(rows[part], w_gate_up[e, :Fe], w_gate_up[e, Fe:], w_down[e])
+    back_x[order[part]], *_ = swiglu_backward(drows[part], swiglu_c)  # run backward, put back
+dx_experts = back_x.reshape(N, K, D).sum(axis=1)
+dx_package, *_, dw_down = moe_experts_backward(dy, experts_c)
+assert np.allclose(dx_experts, dx_package, rtol=1e-12)
+print("dx of the experts:", dx_experts.shape, " gradient of expert 2:", np.abs(dw_down[2]).max())
+assert not dw_down[2].any()  # nobody chose it, so it learns nothing
+
+# %% [markdown]
 # ## 6 The balance loss
 #
 # Nothing so far keeps a router from using the same few experts for all tokens, and the experts that
@@ -622,6 +666,50 @@ plt.show()
 # So a dead expert is hard to bring back. It is better to keep all alive from the start. In training
 # the factor is small (0.001): the loss on the words decides, and this one only leans on it.
 #
+# ### 6.4 Small logits: the z-loss
+#
+# Softmax does not change when all logits of a token grow together. So nothing stops them, and in 16
+# bits large numbers are coarse. A third loss can, from ST-MoE; in Qwen2's report there is none, and
+# here it is an option. It takes the log-sum-exp of each token, squared:
+#
+# $$\mathrm{lse}_n = \ln \sum_e e^{z_{ne}} \qquad \mathrm{zloss} = \frac1M \sum_n \mathrm{lse}_n^2
+# \qquad dz_{ne} = \frac{2}{M}\,\mathrm{lse}_n\, p_{ne}$$
+#
+# because the slope of lse is the softmax: $\partial\,\mathrm{lse} / \partial z_e = p_e$. Our tokens
+# have the sums 8, 16, 12, 12, 24, 8 (section 1).
+
+# %%
+lse = np.log(powers.sum(axis=1))  # (N,)
+z_loss, z_c = router_z_loss_forward(router_c.router_logits)
+dz = router_z_loss_backward(1.0, z_c)
+print(f"z-loss {z_loss:.4f}, by hand {(np.log([8, 16, 12, 12, 24, 8]) ** 2).mean():.4f}")
+assert np.isclose(z_loss, (lse**2).mean(), rtol=1e-14)
+assert np.allclose(dz, 2 / N * lse[:, None] * probs, rtol=1e-13)
+(error,) = check_gradients(router_z_loss_forward, router_z_loss_backward, logits)
+print(f"away from finite differences: {error:.0e}")
+
+# %% [markdown]
+# Now add the same number to all logits. To the balance loss nothing has happened. And the
+# probabilities, if the logits are kept in bfloat16?
+
+# %%
+print("added   balance     z-loss   p is off by")
+off = {}
+for shift in (0, 10, 100, 1000):
+    moved = router_c.router_logits + shift
+    rough = round_to_bfloat16(moved.astype("float32")).astype("float64")
+    rough_c = moe_router_forward(rough, np.eye(E), K)[2]
+    off[shift] = np.abs(rough_c.router_probs - probs).max()
+    two = load_balancing_loss_forward(moved, ids)[0], router_z_loss_forward(moved)[0]
+    print(f"{shift:5} {two[0]:9.4f} {two[1]:10.1f} {off[shift]:10.3f}")
+assert off[0] < 0.01
+assert off[1000] > 0.1
+
+# %% [markdown]
+# At 1000 a bfloat16 has steps of 4, and the router chooses by what is left of its logits. With
+# `z_loss_coef` in the settings of training (`--z-loss`) the loss is added to the others, layer by
+# layer; 0.001 is what ST-MoE took.
+#
 # ## 7 Upcycling
 #
 # Qwen2-57B-A14B did not start from nothing: its experts were cut from Qwen2-7B (report, 2.2.2).
@@ -629,6 +717,7 @@ plt.show()
 # anew. We do it with one small network: F = 48 columns become 12 experts of 16, three to a copy.
 
 # %%
+from minqwen.model.accounting import cost
 from minqwen.model.config import QwenConfig
 from minqwen.model.dense_to_experts import (
     copy_of_expert,
@@ -639,6 +728,7 @@ from minqwen.model.dense_to_experts import (
     w_down_factors,
 )
 from minqwen.model.init import init_params
+from minqwen.model.presets import preset
 from minqwen.model.upcycling import upcycle
 from minqwen.model.upcycling_receipt import distance
 
@@ -797,6 +887,10 @@ assert max(layer.routed for layer in receipt.layers) < 1e-12
 # %%
 print(cut_of(18944, num_experts=64, expert_width=2560))
 print(np.bincount(copy_of_expert(18944, num_experts=64, expert_width=2560)), "experts of each copy")
+real = cost(preset("qwen2-57b-a14b"), B=1, T=1)
+billions = real.parameters / 1e9, real.activated_parameters / 1e9
+print("{:.1f} billion parameters, of which a token meets {:.1f}".format(*billions))
+assert [round(n) for n in billions] == [57, 14]
 
 # %% [markdown]
 # 7.4 experts to a copy: seven experts have columns of two copies, and no choice of 8 experts makes

@@ -30,14 +30,15 @@
 # %%
 SOURCE = ".."  # where minqwen is: this checkout. On Colab or Kaggle: "git+https://..."
 try:
-    import minqwen
-except ModuleNotFoundError:
+    from minqwen import __version__
+except ImportError:
     import subprocess
     import sys
 
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", SOURCE, "matplotlib"], check=True)
-    import minqwen
-print("minqwen", minqwen.__version__)
+    sys.modules.pop("minqwen", None)  # a folder of that name beside this is not it
+    from minqwen import __version__
+print("minqwen", __version__)
 
 # %%
 import os
@@ -57,8 +58,12 @@ plt.rcParams.update({"axes.grid": True, "grid.alpha": 0.3})
 from minqwen.alignment.chat_batch import pack_chats, pad_chats
 from minqwen.alignment.settings import SftSettings
 from minqwen.alignment.sft import sft
+from minqwen.check.gradients import numerical_gradient
 from minqwen.commands.tokenize import print_chat, shown
 from minqwen.data.packing import pack_documents
+
+# %%
+from minqwen.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from minqwen.model.config import QwenConfig
 from minqwen.model.generate import generate
 from minqwen.model.init import init_params
@@ -217,6 +222,46 @@ assert row.labels[0, row.loss_mask[0]].tolist() == trained
 # %% [markdown]
 # The last two places are padding. *real* says so, and it comes from the length of the chat. It must
 # not come from `ids != PAD`: Qwen pads with `<|endoftext|>`, which is a token of texts too.
+#
+# **The loss** is the mean surprise at the M labels that count (c = 1). Where c is 0, so is its
+# gradient:
+#
+# $$L = \frac1M \sum_t c_t\,\bigl(-\ln p_{t,\mathrm{label}_t}\bigr) \qquad M = \sum_t c_t \qquad
+# dz_{tv} = \frac{c_t}{M}\,\bigl(p_{tv} - [v = \mathrm{label}_t]\bigr)$$
+#
+# Forward and backward, line by line, with random logits:
+
+# %%
+c, label = row.loss_mask, np.where(row.loss_mask, row.labels, 0)  # (1, T) each
+z = np.random.default_rng(2).standard_normal((*c.shape, tokenizer.vocab_size))  # (1, T, V)
+p = np.exp(z) / np.exp(z).sum(axis=-1, keepdims=True)  # (1, T, V)
+surprise = -np.log(np.take_along_axis(p, label[:, :, None], axis=-1))[:, :, 0]  # (1, T)
+M = c.sum()
+L = (c * surprise).sum() / M
+dz = c[:, :, None] / M * (p - np.eye(z.shape[-1])[label])  # (1, T, V)
+L_package, loss_c = cross_entropy_forward(z, row.labels, row.loss_mask)
+print("z", z.shape, " surprise", surprise.shape, f" M {M}  loss {L:.4f}")
+assert np.isclose(L, L_package, rtol=1e-14)
+assert np.abs(dz - cross_entropy_backward(1.0, loss_c)).max() < 1e-15
+
+# %% [markdown]
+# The proof, by finite differences, at the last place before the answer and at its first:
+
+# %%
+first = int(np.argmax(c[0]))
+for t, name in ((first - 1, "before"), (first, "first")):
+    moved = z[0, t]  # a view: who moves it moves z
+    slope = numerical_gradient(
+        lambda: float(cross_entropy_forward(z, row.labels, row.loss_mask)[0]), moved
+    )
+    error = np.abs(slope - dz[0, t]).max()
+    print(f"{name:8} slope up to {np.abs(slope).max():.3f}, error {error:.0e}")
+    assert error < 1e-9
+assert not dz[0, :first].any()  # not nearly 0: 0
+
+# %% [markdown]
+# The question is read all the same. Its tokens are keys and values for the answer, so their
+# embeddings do learn, through attention, from what the answer should have been.
 #
 # ## 5 Breaking out
 #

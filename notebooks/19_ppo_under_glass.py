@@ -26,25 +26,28 @@
 #
 # ## What you need
 #
-# Notebooks 17 and 18, NumPy with matplotlib. 30 minutes; it computes for about 20 seconds. Beside
-# this page, open `minqwen/alignment/ppo_step.py`, and then the files that it names.
+# Notebooks 17 and 18, NumPy with matplotlib. Twice 15 minutes, with a rest after section 7; it
+# computes for about 20 seconds. Beside this page, open `minqwen/alignment/ppo_step.py`, and then
+# the files that it names.
 
 # %%
 SOURCE = ".."  # where minqwen is: this checkout. On Colab or Kaggle: "git+https://..."
 try:
-    import minqwen
-except ModuleNotFoundError:
+    from minqwen import __version__
+except ImportError:
     import subprocess
     import sys
 
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", SOURCE, "matplotlib"], check=True)
-    import minqwen
-print("minqwen", minqwen.__version__)
+    sys.modules.pop("minqwen", None)  # a folder of that name beside this is not it
+    from minqwen import __version__
+print("minqwen", __version__)
 
 # %%
 import os
 import re
 import tempfile
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -64,17 +67,23 @@ plt.rcParams.update({"axes.grid": True, "grid.alpha": 0.3})
 
 # %%
 from minqwen.alignment.answer_heads import answer_logits_forward
+from minqwen.alignment.entropy import (
+    entropy_backward,
+    entropy_forward,
+    exact_kl_backward,
+    exact_kl_forward,
+)
 from minqwen.alignment.experience import make_experience, observe
 from minqwen.alignment.gae import gae
 from minqwen.alignment.kl_penalty import kl_estimate, kl_penalty, missing_end_penalty
 from minqwen.alignment.learned import begin
+
+# %%
 from minqwen.alignment.policy_update import (
     policy_gradient,
     policy_objective_backward,
     policy_objective_forward,
 )
-
-# %%
 from minqwen.alignment.ppo_loss import (
     ppo_policy_loss_backward,
     ppo_policy_loss_forward,
@@ -95,6 +104,7 @@ from minqwen.alignment.token_logprobs import token_logprobs_forward
 from minqwen.alignment.whitening import whiten
 
 # %%
+from minqwen.check.gradients import check_gradients
 from minqwen.commands.tokenize import shown
 from minqwen.data.packing import pack_documents
 from minqwen.model.config import QwenConfig
@@ -395,6 +405,76 @@ by_hand[np.arange(B), last] += normalised
 assert np.allclose(rewards, by_hand)
 
 # %% [markdown]
+# ### The whole vocabulary: divergence and entropy
+#
+# k1, k2 and k3 look at the one token that was sampled. Who has the logits of a place can do without
+# sampling. With p of the policy and q of the reference, over all V tokens:
+#
+# $$\mathrm{KL} = \sum_v p_v\,(\ln p_v - \ln q_v) \qquad H = -\sum_v p_v \ln p_v$$
+#
+# KL is what the three estimate. H, the **entropy**, says how undecided the policy is: 0 if it is
+# sure, ln V if it knows nothing. With $\partial \ln p_v / \partial z_u = [v = u] - p_u$ both have
+# short gradients:
+#
+# $$\frac{\partial\,\mathrm{KL}}{\partial z_u} = p_u\,(\ln p_u - \ln q_u - \mathrm{KL}) \qquad
+# \frac{\partial H}{\partial z_u} = -p_u\,(\ln p_u + H)$$
+#
+# In your head, in units of ln 2: p is (1/2, 1/4, 1/4), q is (1/4, 1/4, 1/2). Then KL is
+# 1/2 · 1 + 1/4 · 0 − 1/4 · 1 = 1/4, and H is 1/2 · 1 + 2 · 1/4 · 2 = 3/2.
+
+# %%
+p3, q3 = np.log([[0.5, 0.25, 0.25]]), np.log([[0.25, 0.25, 0.5]])  # (1, V), used as logits
+(kl_3, kl_c), (H_3, H_c) = exact_kl_forward(p3, q3), entropy_forward(p3)
+dkl, dH = exact_kl_backward(np.ones(1), kl_c), entropy_backward(np.ones(1), H_c)
+print("KL", kl_3 / np.log(2), " its slopes", dkl[0] / np.log(2))
+print("H ", H_3 / np.log(2), " its slopes", dH[0] / np.log(2))
+assert np.allclose([kl_3, H_3], np.log(2) * np.array([[1 / 4], [3 / 2]]))
+assert np.allclose(dkl[0] / np.log(2), [1 / 2 * 3 / 4, 1 / 4 * -1 / 4, 1 / 4 * -5 / 4])
+assert np.allclose(dH[0] / np.log(2), [-1 / 2 * 1 / 2, 1 / 4 * 1 / 2, 1 / 4 * 1 / 2])
+z_one, z_ref = np.random.default_rng(4).standard_normal((2, 2, 3, 5))  # (B, T, V) each
+errors = check_gradients(lambda z: exact_kl_forward(z, z_ref), exact_kl_backward, z_one)
+errors += check_gradients(entropy_forward, entropy_backward, z_one)
+print("away from finite differences:", *(f"{error:.0e}" for error in errors))
+
+# %% [markdown]
+# Now at each place of our answer. And at the place with the largest KL we draw 2,000 tokens instead
+# of one, so that the estimators have something to average:
+
+# %%
+ref_logits, _ = answer_logits_forward(reference, config, rolled)
+exact, entropies = exact_kl_forward(logits, ref_logits)[0], entropy_forward(logits)[0]  # (B, T)
+print("token           d = k1   exact KL   entropy")
+for t, token in enumerate(tokens):
+    print(f"{token:12} {d[b, t]:9.4f} {exact[b, t]:10.4f} {entropies[b, t]:9.4f}")
+at = int(exact[b, m].argmax())
+log_p, log_q = (z[b, at] - np.log(np.exp(z[b, at]).sum()) for z in (logits, ref_logits))  # (V,)
+drawn = np.random.default_rng(3).choice(len(log_p), size=2000, p=np.exp(log_p))
+gaps = (log_p - log_q)[drawn]  # d of each
+
+# %%
+fig, ax = plt.subplots(figsize=(8, 3.2), layout="constrained")
+for kind in ("k1", "k2", "k3"):
+    so_far = np.cumsum(kl_estimate(gaps, kind)) / np.arange(1, len(gaps) + 1)
+    ax.semilogx(np.arange(1, len(gaps) + 1), so_far, label=f"mean of {kind}")
+ax.axhline(exact[b, at], color="black", ls="--", label="exact")
+ax.set(xlabel="tokens drawn", ylabel="nats", title=f"divergence at {tokens[at]!r}")
+ax.legend()
+plt.show()
+
+# %%
+print(f"exact {exact[b, at]:.4f}; the mean over all V tokens, and the spread of one:")
+for kind in ("k1", "k2", "k3"):
+    each = kl_estimate(log_p - log_q, kind)  # (V,)
+    mean = (np.exp(log_p) * each).sum()
+    print(f"{kind}: {mean:8.4f} {np.sqrt((np.exp(log_p) * (each - mean) ** 2).sum()):8.3f}")
+    assert np.isclose(mean, exact[b, at], rtol=1e-9) == (kind != "k2")
+
+# %% [markdown]
+# The means of k1 and k3 are the divergence, exactly; that of k2 only while the two models are
+# close. Our rewards pay for k1. The entropy is only reported: `entropy_coef` would make it a term
+# of the loss, but the report names none. Watch it all the same: a policy that tries nothing new any
+# more shows there.
+#
 # ## 6 Values and advantages
 #
 # The value model says, *before* each token, how much reward is still to come. So it is read one
@@ -520,6 +600,23 @@ for value, old, goal in ((0.5, 0.2, 1.0), (0.5, 0.2, 0.0), (0.3, 0.2, 1.0), (0.1
     loss, cache = ppo_value_loss_forward(*arrays, one, 0.15)
     dvalue = ppo_value_loss_backward(1.0, cache)[0, 0] + 0.0
     print(f"{value:5} {old:5} {goal:7} {float(loss):8.5f} {dvalue:10.2f}")
+
+# %% [markdown]
+# Both losses have kinks, where the clip begins. Everywhere else finite differences agree with the
+# gradients, for tokens that are clipped, tokens that are not, and padding:
+
+# %%
+new_six, old_six, A_six = 0.5 * np.random.default_rng(6).standard_normal((3, 2, 6))
+some = np.arange(6) < np.array([[6], [4]])  # two places are padding
+for name, forward, backward in (
+    ("policy", ppo_policy_loss_forward, ppo_policy_loss_backward),
+    ("value", ppo_value_loss_forward, ppo_value_loss_backward),
+):
+    by = partial(forward, mask=some)
+    (error,) = check_gradients(lambda z, by=by: by(z, old_six, A_six), backward, new_six)
+    _, cache = by(new_six, old_six, A_six)
+    print(f"{name:6} error {error:.0e}, clipped {cache.clip_fraction:.0%} of {some.sum()} tokens")
+    assert 0 < cache.clip_fraction < 1
 
 # %% [markdown]
 # ## 9 Down to one logit

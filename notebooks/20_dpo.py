@@ -14,7 +14,7 @@
 # - Follow the gradient down to single logits, and see most of it cancel.
 # - Compare sum and mean, and train with both; mask the prompt, or not.
 # - Train for some seconds, look at what the answers are truly worth, and set the hidden reward of
-#   the policy against a real reward model.
+#   the policy against a real reward model. Then let it make pairs of its own answers.
 #
 # ## What you will learn
 #
@@ -30,14 +30,15 @@
 # %%
 SOURCE = ".."  # where minqwen is: this checkout. On Colab or Kaggle: "git+https://..."
 try:
-    import minqwen
-except ModuleNotFoundError:
+    from minqwen import __version__
+except ImportError:
     import subprocess
     import sys
 
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", SOURCE, "matplotlib"], check=True)
-    import minqwen
-print("minqwen", minqwen.__version__)
+    sys.modules.pop("minqwen", None)  # a folder of that name beside this is not it
+    from minqwen import __version__
+print("minqwen", __version__)
 
 # %%
 import os
@@ -63,13 +64,15 @@ from minqwen.alignment.answer_logprobs import (
 from minqwen.alignment.chat_batch import pad_chats
 from minqwen.alignment.dpo import dpo
 from minqwen.alignment.dpo_loss import dpo_loss_backward, dpo_loss_forward
+from minqwen.alignment.online_dpo import OnlineDpoSettings, online_dpo, pick_pairs
 from minqwen.alignment.preference_pairs import Pair, best_and_worst, encode_pairs
 from minqwen.alignment.reward_model import pair_rewards, to_reward_model
 from minqwen.alignment.reward_training import train_reward_model
 from minqwen.alignment.rollout import as_lists, rollout
-from minqwen.alignment.settings import DpoSettings, RewardSettings, SftSettings
+from minqwen.alignment.score import RewardModelScore
 
 # %%
+from minqwen.alignment.settings import DpoSettings, RewardSettings, SftSettings
 from minqwen.alignment.sft import sft
 from minqwen.alignment.token_logprobs import (
     sequence_logprobs_backward,
@@ -354,6 +357,15 @@ def objective_backward(dy, cache):
 few = rng.standard_normal((2, 4, 7)), rng.integers(0, 7, (2, 4)), np.tri(2, 4, 2, dtype=bool)
 print(f"error {max(check_gradients(objective, objective_backward, *few)):.0e}")
 
+# %%
+six = np.random.default_rng(5).standard_normal((4, 6))  # chosen, rejected, and the same of the ref
+errors = check_gradients(
+    lambda chosen, rejected: dpo_loss_forward(chosen, rejected, six[2], six[3], beta=0.1),
+    dpo_loss_backward,
+    *six[:2],
+)
+print("and of the loss itself:", *(f"{error:.0e}" for error in errors))
+
 # %% [markdown]
 # ## 5 Sum or mean
 #
@@ -543,6 +555,63 @@ plt.show()
 # DPO needs no sampling and no value model, but it learns from the answers in the pairs only. Qwen2
 # does both in turn: sample from the policy, let a reward model pick the best and the worst, and
 # train on these two.
+#
+# ## 9 Online: pairs of its own answers
+#
+# So far the pairs were there before the policy was. Online, each step makes its own: the policy as
+# it is *now* answers each message several times, the reward model reads the answers, and the best
+# and the worst become a pair. A message whose answers are all alike gives none.
+
+# %%
+score = RewardModelScore(start[0], judge_model, PAD)
+sampled = {"responses_per_query": 4, "max_new_tokens": 24, "eos_token_ids": [END], "pad_id": PAD}
+rolled = rollout(tuned, config, ids[:24:8], rng=np.random.default_rng(1), **sampled)
+asked, answers = as_lists(rolled)
+marks = score(asked, answers)
+own = pick_pairs(asked, answers, marks, k=4)
+sign = {tuple(one.chosen.ids): "+" for one in own} | {tuple(one.rejected.ids): "-" for one in own}
+for query, answer, mark in zip(asked, answers, marks, strict=True):
+    what = tokenizer.decode(query).split("user\n")[1].split("<|im_end|>")[0]
+    text = tokenizer.decode(answer, errors="replace")
+    print(f"{what:20} {mark:6.2f} {sign.get((*query, *answer), ' ')} {text}")
+assert set(sign.values()) == {"+", "-"}
+
+# %% [markdown]
+# Plus and minus are the pairs. A few steps of this, from where DPO ended, which is the reference
+# now:
+
+# %%
+few_steps = OnlineDpoSettings(
+    steps=20, batch_size=8, peak_lr=2e-4, warmup_steps=2, checkpoint_every=20, max_new_tokens=24
+)
+ends_with = {"eos_token_ids": [END], "pad_id": PAD, "progress": False, "plot": False}
+online = online_dpo(config, tuned, ids, score, folder / "online", few_steps, **ends_with)
+history = Metrics.read(folder / "online")
+
+# %%
+truths = {}
+for name, params in {"DPO": tuned, "and online": online}.items():
+    found = answers_of(params)
+    truths[name] = [worth(*answer) for answer in found]
+    some_texts = [text for _, text in found[:60:20]]
+    print(f"{name:10} true worth {np.mean(truths[name]):5.2f}   {some_texts}")
+assert np.mean(truths["and online"]) > np.mean(truths["DPO"])
+
+# %%
+fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2), layout="constrained")
+for key in ("best_score", "score", "worst_score"):
+    left.plot([r["step"] for r in history], [r[key] for r in history], label=key)
+left.set(xlabel="step", ylabel="reward model", title="four answers to each message")
+right.hist(list(truths.values()), np.arange(-5.75, 6.25, 0.5), label=list(truths))
+right.set(xlabel="true worth", ylabel="answers, of 96", title="what came of it")
+for ax in (left, right):
+    ax.legend()
+plt.show()
+
+# %% [markdown]
+# When best and worst come together there is less to learn from, and fewer pairs. Nothing here is
+# stale: a fault that the policy takes up is sampled, scored and pushed down in the next step, as
+# far as the *reward model* sees it. What it does not see is not in the pairs either.
 #
 # ## On your own
 #

@@ -26,20 +26,22 @@
 # ## What you need
 #
 # Notebook 17 (masks), NumPy with matplotlib, and the extra `agent`:
-# `pip install -e ".[agent,notebooks]"`. 30 minutes; it computes for less than a minute. Beside this
+# `pip install -e ".[agent,notebooks]"`. Twice 20 minutes: sections 1 to 7 are the loop and
+# its tools, 8 to 10 make data and train a model. It computes for less than a minute. Beside this
 # page, open `minqwen/agent/react.py` and `minqwen/agent/react_parse.py`.
 
 # %%
 SOURCE = ".."  # where minqwen is: this checkout. On Colab or Kaggle: "git+https://..."
 try:
-    import minqwen
-except ModuleNotFoundError:
+    from minqwen import __version__
+except ImportError:
     import subprocess
     import sys
 
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", SOURCE, "matplotlib"], check=True)
-    import minqwen
-print("minqwen", minqwen.__version__)
+    sys.modules.pop("minqwen", None)  # a folder of that name beside this is not it
+    from minqwen import __version__
+print("minqwen", __version__)
 
 # %%
 import json
@@ -63,6 +65,7 @@ plt.rcParams["text.hinting"] = "none"  # else the width of letters depends on th
 # %%
 from minqwen.agent.code_interpreter import CodeInterpreter, code_interpreter_tool
 from minqwen.agent.kernel.kernel_limits import Limits
+from minqwen.agent.mixed_chats import write_mixed
 from minqwen.agent.react import run_react
 from minqwen.agent.react_parse import parse_react
 from minqwen.agent.react_prompt import react_prompt
@@ -485,8 +488,13 @@ if weak:
 # - **input**: how near the arguments are to the right ones, as ROUGE-L F,
 # - **false positives**: how many answers call a tool where none is of use.
 #
-# ROUGE-L takes the longest row of words that stands in both texts, in the same order. Two inputs,
-# one sign apart:
+# ROUGE-L takes the longest row of words that stands in both texts, in the same order. With its
+# length ℓ, and n and m words in the two texts:
+#
+# $$P = \frac{\ell}{n} \qquad R = \frac{\ell}{m} \qquad F = \frac{2\,P\,R}{P + R} =
+# \frac{2\,\ell}{n + m}$$
+#
+# Two inputs, one sign apart:
 
 # %%
 near = GOOD.replace("21 * 2", "21 + 2")
@@ -776,8 +784,23 @@ def tune_on(params, samples, name, steps, rate, learn_all=False):
 
 
 # %% [markdown]
-# First the samples with tools alone, then all of them. (`write_mixed` writes such a mix as a file
-# for `minqwen sft`.)
+# `write_mixed` writes such a mix as a file for `minqwen sft`, in the form of Qwen's own code: one
+# chat for each sample, and `given` says which characters of the answer the tool wrote. Greetings
+# are samples without a call.
+
+# %%
+print(write_mixed(folder / "mixed.jsonl", [*report.kept, *general], tools))
+lines = (folder / "mixed.jsonl").read_text(encoding="utf-8").splitlines()
+answers = [json.loads(line)["messages"][-1] for line in lines]
+one = next(answer for answer in answers if "given" in answer)
+print(one["content"])
+for begin, end in one["given"]:
+    print("no label:", repr(one["content"][begin:end]))
+assert sum("given" in answer for answer in answers) == len(report.kept)  # greetings have none
+
+# %% [markdown]
+# Here we train on rows of our own, without the instructions. First the samples with tools alone,
+# then all of them.
 
 # %%
 only_tools = tune_on(untrained, report.kept, "tools", steps=250, rate=3e-3)
@@ -1054,6 +1077,6 @@ else:
 
 # %% [markdown]
 # **Then go on.** Read section 3.4 of the Qwen report, then `minqwen/agent/react.py`, whose loop is
-# one function. What was tried on the code interpreter stands in `tests/agent/test_escapes.py`, one
-# escape after another. `minqwen lab agent` trains a model and measures it on tools that it has
-# never seen.
+# one function. What was tried on the code interpreter stands in
+# `tests/agent/kernel/test_escapes.py`, one escape after another. `minqwen lab agent` trains a model
+# and measures it on tools that it has never seen.

@@ -26,21 +26,22 @@
 #
 # ## What you need
 #
-# Notebook 02, NumPy with matplotlib. PyTorch is not needed. 20 minutes; it computes for some
-# seconds. Everything is also a command: `minqwen check`, `trace`, `diff`, `explain`. Beside this
-# page, open `docs/symptom_clinic.md`.
+# Notebook 02, and 03 to 05 for what the planted mistakes are about; NumPy with matplotlib. PyTorch
+# is not needed. 20 minutes; it computes for some seconds. Everything is also a command:
+# `minqwen check`, `trace`, `diff`, `explain`. Beside this page, open `docs/symptom_clinic.md`.
 
 # %%
 SOURCE = ".."  # where minqwen is: this checkout. On Colab or Kaggle: "git+https://..."
 try:
-    import minqwen
-except ModuleNotFoundError:
+    from minqwen import __version__
+except ImportError:
     import subprocess
     import sys
 
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", SOURCE, "matplotlib"], check=True)
-    import minqwen
-print("minqwen", minqwen.__version__)
+    sys.modules.pop("minqwen", None)  # a folder of that name beside this is not it
+    from minqwen import __version__
+print("minqwen", __version__)
 
 # %%
 import dataclasses
@@ -60,11 +61,12 @@ plt.rcParams.update({"axes.grid": True, "grid.alpha": 0.3})
 
 # %%
 from minqwen.check.compare import compare
+from minqwen.check.gradients import gradient_errors
 from minqwen.check.tracing.tensor_diff import compare_traces
 from minqwen.check.tracing.trace import trace_model
 from minqwen.check.tracing.trace_file import Trace
 from minqwen.cli import main
-from minqwen.layers.rmsnorm import rmsnorm_forward
+from minqwen.layers.rmsnorm import rmsnorm_backward, rmsnorm_forward
 from minqwen.model.checkpoint import save_checkpoint
 from minqwen.model.config import QwenConfig
 from minqwen.model.init import init_params
@@ -165,6 +167,18 @@ assert "rmsnorm.rms_constant" in str(report)
 # gradient that fits a wrong forward pass counts as right, and you are told about one mistake and
 # not about two.
 #
+# That comparison without the checker: every number of x and w is moved up and down, and your own
+# forward pass says what comes of it. The package's gradient beside yours:
+
+# %%
+numbers = np.random.default_rng(1).standard_normal
+inputs = numbers((2, 3, 8)), 1 + 0.1 * numbers(8), 1e-6  # x, w and eps
+for name, backward in (("by hand", norm_backward), ("the package's", rmsnorm_backward)):
+    errors = gradient_errors(norm_with_cache, backward, *inputs, names=("dx", "dw"))
+    print(f"{name:14}", {e.name: f"{e.error:.0e}" for e in errors})
+assert max(e.error for e in errors) < 1e-7
+
+# %% [markdown]
 # ## 3 A port of the whole model
 #
 # Forty lines, as somebody writes them who never saw ours: no batch axis, time first, heads second,
@@ -361,6 +375,9 @@ assert main(["explain", "rope.interleaved"]) == 0
 # ## 6 An error on its way through the model
 #
 # The same in a picture: the error of every tensor in the order of the computation, over its scale.
+#
+# $$\mathrm{error} = \frac{\max |\mathrm{theirs} - \mathrm{ours}|}{\max |\mathrm{ours}|}$$
+#
 # Grey is the port without mistakes in float32, as many ports run.
 
 

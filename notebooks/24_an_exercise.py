@@ -23,20 +23,21 @@
 #
 # ## What you need
 #
-# Notebook 02, NumPy with matplotlib. 20 minutes; it computes for some seconds. Beside this page,
-# open `docs/students.md`; if you teach, `docs/teachers.md`.
+# Notebooks 02 and 04, NumPy with matplotlib. 15 minutes; it computes for some seconds. Beside this
+# page, open `docs/students.md`; if you teach, `docs/teachers.md`.
 
 # %%
 SOURCE = ".."  # where minqwen is: this checkout. On Colab or Kaggle: "git+https://..."
 try:
-    import minqwen
-except ModuleNotFoundError:
+    from minqwen import __version__
+except ImportError:
     import subprocess
     import sys
 
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", SOURCE, "matplotlib"], check=True)
-    import minqwen
-print("minqwen", minqwen.__version__)
+    sys.modules.pop("minqwen", None)  # a folder of that name beside this is not it
+    from minqwen import __version__
+print("minqwen", __version__)
 
 # %%
 import contextlib
@@ -51,6 +52,7 @@ import numpy as np
 # %%
 from minqwen.check.diagnose import edits_of
 from minqwen.check.edited import edited_module
+from minqwen.check.gradients import gradient_errors
 from minqwen.check.specs import spec
 from minqwen.course.aspects import aspects_of
 from minqwen.course.cells import check_cell
@@ -61,7 +63,11 @@ from minqwen.layers.rmsnorm import rmsnorm_backward, rmsnorm_forward
 # ## 1 What students get
 #
 # The solved file with two bodies taken out, nothing else changed. No second copy of it exists, so
-# an exercise cannot fall behind the package.
+# an exercise cannot fall behind the package. The concept is RMSNorm (notebook 04), for each vector
+# x of width D, with $r = 1 / \mathrm{rms}$ and $\hat x = r\,x$:
+#
+# $$y = w\,\hat x \qquad \mathrm{rms} = \sqrt{\tfrac1D \sum_i x_i^2 + \epsilon} \qquad
+# dx = r\,\bigl(g - \hat x \cdot \mathrm{mean}(g\,\hat x)\bigr) \qquad g = w\,dy$$
 
 # %%
 functions = ("rmsnorm_forward", "rmsnorm_backward")
@@ -97,10 +103,11 @@ assert np.allclose(eps_outside(x, w)[0], rmsnorm_forward(x, w)[0], rtol=1e-4)
 
 
 # %%
-def feedback_on(forward, aspect="values", **more):
+def feedback_on(forward, aspect="values", backward=rmsnorm_backward, **more):
     """Print what a student is told."""
     try:
-        check_cell("rmsnorm", aspect, ours | {"rmsnorm_forward": forward}, **more)
+        pair = {"rmsnorm_forward": forward, "rmsnorm_backward": backward}
+        check_cell("rmsnorm", aspect, pair, **more)
     except AssertionError as error:
         print(error, end="\n\n")
         return str(error)
@@ -130,6 +137,23 @@ def widens(x, w, eps=1e-6):
 
 assert "rmsnorm.eps_outside and rmsnorm.centred" in feedback_on(layer_norm)
 assert "float64 for float32 inputs" in feedback_on(widens, "stability")
+
+# %% [markdown]
+# **And a gradient.** That row holds a backward pass against finite differences, with numbers of a
+# hidden seed. Here is one that takes rms for a constant. By ourselves first, then by the check:
+
+
+# %%
+def rms_constant(dy, cache):
+    x, w, inv_rms = cache
+    return dy * w * inv_rms, (dy * x * inv_rms).reshape(-1, len(w)).sum(axis=0)
+
+
+for name, backward in {"ours": rmsnorm_backward, "rms constant": rms_constant}.items():
+    errors = gradient_errors(rmsnorm_forward, backward, x, w, names=("dx", "dw"))
+    print(f"{name:13}", {e.name: f"{e.error:.0e}" for e in errors})
+told = feedback_on(rmsnorm_forward, "gradient", seed=7, backward=rms_constant)
+assert "taken for a constant" in told
 
 # %% [markdown]
 # ## 3 Which question catches which mistake

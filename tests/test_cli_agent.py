@@ -69,7 +69,21 @@ def test_json(script, capsys):
 def test_no_answer_is_told_and_ends_with_one(script, capsys):
     script(ADD, ADD)
     assert main(["agent", "How much?", *SERVER, "--max-steps", "2"]) == 1
-    assert "no final answer: step limit" in capsys.readouterr().err
+    assert "no final answer: step limit: --max-steps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        (["\n \n"], "nothing: the model wrote no text;"),
+        (["Thought: Hm."], "no action: the model thought, and neither called a tool"),
+        ([ADD, ADD, ADD], "repetition: the model did the same thing again"),
+    ],
+)
+def test_why_there_is_no_answer_is_told_in_words(script, capsys, written, told):
+    script(*written)
+    assert main(["agent", "How much?", *SERVER]) == 1
+    assert f"no final answer: {told}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

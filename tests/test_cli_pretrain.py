@@ -9,6 +9,7 @@ from helpers.commands import STORY, error_of, tiny_run, write_story
 
 from minqwen.cli import main
 from minqwen.commands import pretrain as command
+from minqwen.commands.files import told_how_to_go_on
 from minqwen.tokenizer.bpe import bpe_train
 from minqwen.training import pretrain as training
 from minqwen.training.accumulate import Evaluation
@@ -184,3 +185,31 @@ def test_bfloat16_without_its_package_is_named_before_any_work(text, tmp_path, c
     error = error_of(capsys, *words(text, tmp_path / "run", "--precision", "bfloat16"))
     assert "ml_dtypes is missing: pip install 'minqwen[hf]'" in error
     assert not (tmp_path / "run").exists()
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on(text, tmp_path, monkeypatch, capsys):
+    real = training.train_step
+
+    def interrupted(params, state, *rest):
+        if state["step"] == 2:
+            raise KeyboardInterrupt
+        return real(params, state, *rest)
+
+    out = tmp_path / "run"
+    monkeypatch.setattr(training, "train_step", interrupted)
+    assert main(words(text, out)) == 130
+    told = f"saved in {out}; the same command goes on from there\nminqwen: stopped\n"
+    assert capsys.readouterr().err == told
+    assert load_run(out, "float32")[1]["step"] == 2
+    monkeypatch.setattr(training, "train_step", real)
+    assert main(words(text, out)) == 0
+    assert steps_in(out) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("saved", "tell"), [(False, True), (True, False)])
+def test_nothing_is_said_of_a_run_without_a_checkpoint_or_twice(tmp_path, capsys, saved, tell):
+    if saved:
+        (tmp_path / "checkpoint").mkdir()
+    with pytest.raises(KeyboardInterrupt), told_how_to_go_on(tmp_path, tell):
+        raise KeyboardInterrupt
+    assert capsys.readouterr().err == ""

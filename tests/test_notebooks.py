@@ -10,6 +10,8 @@ import json
 import re
 import runpy
 import shutil
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -30,6 +32,7 @@ LONG = {  # they train models: in `make ci` only
     "20_dpo",
     "16_data_pipeline",
     "21_agents",
+    "22_code_and_maths",
     "08_mixed_precision",
     "09_two_processes",
     "07_sampling_and_generation",
@@ -169,9 +172,19 @@ def test_first_cells_say_where_it_comes_from_and_find_minqwen(path):
     for heading in ("What you will do", "What you will learn", "What you need", "On your own"):
         assert f"# ## {heading}\n" in text, heading
     first, _ = code_cells(path)[0]
-    assert "except ModuleNotFoundError" in first
     assert "SOURCE" in first
     assert code_cells(path)[0] == (code_cells(SOURCES[0])[0][0], code_cells(path)[0][1])
+
+
+@pytest.mark.parametrize("beside", ["nothing", "a clone of the same name"])
+def test_the_first_cell_installs_what_is_not_there(tmp_path, beside):
+    if beside != "nothing":
+        (tmp_path / "minqwen").mkdir()  # Python takes it for an empty package
+    pip = "import subprocess, sys\nsubprocess.run = lambda line, check: sys.path.append(line[5])\n"
+    cell = code_cells(SOURCES[0])[0][0].replace('SOURCE = ".."', f"SOURCE = {str(ROOT)!r}")
+    run = [sys.executable, "-S", "-c", pip + cell]  # -S: without what is installed here
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.startswith("minqwen 0."), done.stderr
 
 
 @each_source

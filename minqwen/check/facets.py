@@ -56,7 +56,9 @@ def runs_facet(asked: int, broken: Sequence[tuple[Probe, Problem]]) -> Facet:
         details = [f"{probe.shows}: {said(problem)}" for probe, problem in broken]
         return Facet("runs", False, says, details)
     details = [f"on {next(probe.shows for probe, problem in broken if problem is first)}"]
-    if len(broken) > 1:
+    if first.kind.startswith("missing"):  # then the input does not matter
+        details = []
+    elif len(broken) > 1:
         names = ", ".join(probe.name for probe, _ in broken)
         details = [f"it fails on {len(broken)} of {asked} inputs: {names}"]
     for probe, problem in broken:

@@ -1,8 +1,11 @@
 """Let a model answer a question with tools: it thinks, acts, reads, answers.
 
-    minqwen agent "How much is 391 * 47?" --model runs/tools
+    minqwen agent "How much is 391 * 47?" --model lab-agent/seed0/after
     minqwen agent "Plot a sine" --server http://localhost:8000/v1 --server-model qwen2 \\
         --tools code_interpreter --work plots
+
+A model must have learnt to use tools; `minqwen lab agent --out lab-agent` trains the one above. The
+extra `agent` is needed: pip install 'minqwen[agent]'.
 
 Tools: calculator, dictionary, count_words, convert_unit, add_days, code_interpreter. The last runs
 Python that the model wrote, with limits, in the folder --work; what these keep out is told before
@@ -41,6 +44,12 @@ from .files import add_device_argument, checkpoint_of, read_stdin, require_seed
 EVERYDAY = tuple(tool.name for tool in everyday_tools())
 INTERPRETER = "code_interpreter"
 TOOLS = ("calculator", "dictionary", *EVERYDAY, INTERPRETER)
+ENDED = {  # in words, what a transcript says of a run without an answer
+    "no action": "no action: the model thought, and neither called a tool nor gave an answer",
+    "nothing": "nothing: the model wrote no text; one that never saw tools does not know them",
+    "repetition": "repetition: the model did the same thing again and again",
+    "step limit": "step limit: --max-steps gives it more",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -108,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
     shown.up_to(transcript.text())
     print()
     if transcript.final_answer is None:
-        print(f"no final answer: {transcript.ended}", file=sys.stderr)
+        print(f"no final answer: {ENDED[transcript.ended]}", file=sys.stderr)
         return 1
     return 0
 

@@ -21,6 +21,10 @@ from ..check.specs import names, spec
 from .files import require_seed
 
 FRAMEWORKS = ("numpy", "torch", "jax", "cupy")
+LETTERS = """
+Axes: B batch, T queries, S keys, D width, H query heads, Hkv key/value heads, Dh width of a head,
+F feed-forward width, V vocabulary, N tokens, E experts, K experts chosen, Fe and Fs widths of a
+routed and of the shared expert, M merges; (...) is any shape, () a single number."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,6 +72,7 @@ def list_specs(as_json: bool) -> int:
         print(f"    {axes}")
         if s.notes:
             print(f"    {s.notes}")
+    print(LETTERS)
     return 0
 
 

@@ -37,7 +37,7 @@ from .alignment_files import (
     open_beside,
     open_start,
 )
-from .files import require_folder
+from .files import require_folder, told_how_to_go_on
 from .preference_files import (
     OPTIONS as PAIR_OPTIONS,
 )
@@ -93,19 +93,20 @@ def run(args: argparse.Namespace) -> int:
             f"{sum(w.size for w in start.params.values()):,} parameters",
             file=sys.stderr,
         )
-    dpo(
-        start.config,
-        start.params,
-        [pair for pair, _ in pairs],
-        args.out,
-        settings,
-        reference=reference,
-        validation_pairs=None if held_out is None else [pair for pair, _ in held_out],
-        pad_id=start.pad_id,
-        tokenizer=start.tokenizer,
-        progress=not args.quiet,
-        device=args.device,
-    )
+    with told_how_to_go_on(args.out):
+        dpo(
+            start.config,
+            start.params,
+            [pair for pair, _ in pairs],
+            args.out,
+            settings,
+            reference=reference,
+            validation_pairs=None if held_out is None else [pair for pair, _ in held_out],
+            pad_id=start.pad_id,
+            tokenizer=start.tokenizer,
+            progress=not args.quiet,
+            device=args.device,
+        )
     print(f"trained {settings.steps} steps; ask it with (bash)")
     print(chat_hint(start.tokenizer, args.template, args.out))
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,22 @@ def require_folder(path: Path) -> None:
     """Raise before any work when something that is no folder stands where we want to write."""
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"{path} is a file, not a folder")
+
+
+@contextmanager
+def told_how_to_go_on(out: Path, tell: bool = True) -> Iterator[None]:
+    """On Ctrl-C inside, say that the run in `out` can go on; it ends with the exception as always.
+
+    Args:
+        out: folder of the run, in which training has saved a checkpoint.
+        tell: False where another process tells it.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if tell and (out / "checkpoint").is_dir():
+            print(f"saved in {out}; the same command goes on from there", file=sys.stderr)
+        raise
 
 
 def add_device_argument(parser: Any) -> None:

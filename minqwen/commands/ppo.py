@@ -50,7 +50,7 @@ from .alignment_files import (
     open_beside,
     open_start,
 )
-from .files import BUILTIN, read_documents, require_folder
+from .files import BUILTIN, read_documents, require_folder, told_how_to_go_on
 
 PTX_CONTEXT = 128
 PRESETS = {
@@ -148,24 +148,25 @@ def run(args: argparse.Namespace) -> int:
             f"{numbers[1]:,} of the value model",
             file=sys.stderr,
         )
-    ppo(
-        start.config,
-        start.params,
-        queries,
-        RewardModelScore(reward_config, to_device(reward_params, args.device), start.pad_id),
-        args.out,
-        settings,
-        value_config=value_config,
-        value_params=value_params,
-        ptx_rows=ptx_rows,
-        eos_token_ids=end_tokens(start.tokenizer),
-        end_token_ids=[start.tokenizer.special_tokens[IM_END]],
-        pad_id=start.pad_id,
-        tokenizer=start.tokenizer,
-        also_same={"reward_model": params_fingerprint(reward_params)},
-        progress=not args.quiet,
-        device=args.device,
-    )
+    with told_how_to_go_on(args.out):
+        ppo(
+            start.config,
+            start.params,
+            queries,
+            RewardModelScore(reward_config, to_device(reward_params, args.device), start.pad_id),
+            args.out,
+            settings,
+            value_config=value_config,
+            value_params=value_params,
+            ptx_rows=ptx_rows,
+            eos_token_ids=end_tokens(start.tokenizer),
+            end_token_ids=[start.tokenizer.special_tokens[IM_END]],
+            pad_id=start.pad_id,
+            tokenizer=start.tokenizer,
+            also_same={"reward_model": params_fingerprint(reward_params)},
+            progress=not args.quiet,
+            device=args.device,
+        )
     print(f"trained {settings.steps} steps; ask it with (bash)")
     print(chat_hint(start.tokenizer, args.template, args.out))
     return 0

@@ -42,6 +42,7 @@ from .files import (
     checkpoint_of,
     read_documents,
     require_folder,
+    told_how_to_go_on,
 )
 from .train_tokenizer import train
 
@@ -111,18 +112,19 @@ def run(args: argparse.Namespace) -> int:
 
     with Together(communicator) as job:
         config, rows, settings = job.first(make)
-    pretrain(
-        config,
-        rows,
-        args.out,
-        settings,
-        params=params,
-        tokenizer=tokenizer,
-        progress=not args.quiet,
-        device=args.device,
-        communicator=communicator,
-        threads=args.threads,
-    )
+    with told_how_to_go_on(args.out, communicator.rank == 0):
+        pretrain(
+            config,
+            rows,
+            args.out,
+            settings,
+            params=params,
+            tokenizer=tokenizer,
+            progress=not args.quiet,
+            device=args.device,
+            communicator=communicator,
+            threads=args.threads,
+        )
     if communicator.rank == 0:
         hint = f"{program()} generate {args.out} 'your text' --temperature 0.8"
         print(f"trained {args.steps} steps; {hint}")

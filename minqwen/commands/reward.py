@@ -45,7 +45,7 @@ from .alignment_files import (
     hold_out,
     open_start,
 )
-from .files import require_folder
+from .files import require_folder, told_how_to_go_on
 from .preference_files import (
     OPTIONS as PAIR_OPTIONS,
 )
@@ -112,18 +112,19 @@ def run(args: argparse.Namespace) -> int:
             f"{sum(w.size for w in params.values()):,} parameters",
             file=sys.stderr,
         )
-    params = train_reward_model(
-        config,
-        params,
-        [pair for pair, _ in pairs],
-        args.out,
-        settings,
-        validation_pairs=None if held_out is None else [pair for pair, _ in held_out],
-        pad_id=start.pad_id,
-        tokenizer=start.tokenizer,
-        progress=not args.quiet,
-        device=args.device,
-    )
+    with told_how_to_go_on(args.out):
+        params = train_reward_model(
+            config,
+            params,
+            [pair for pair, _ in pairs],
+            args.out,
+            settings,
+            validation_pairs=None if held_out is None else [pair for pair, _ in held_out],
+            pad_id=start.pad_id,
+            tokenizer=start.tokenizer,
+            progress=not args.quiet,
+            device=args.device,
+        )
     print(f"trained {settings.steps} steps")
     if held_out is not None:
         score_pairs(args, config, params, held_out, start.pad_id, settings.batch_size)

@@ -37,7 +37,7 @@ from .alignment_files import (
     open_start,
     read_encoded_chats,
 )
-from .files import require_folder
+from .files import require_folder, told_how_to_go_on
 
 PRESETS = {"small": SftSettings(), "report": REPORT_SFT}
 OPTIONS = (
@@ -77,18 +77,19 @@ def run(args: argparse.Namespace) -> int:
             f"out; {sum(w.size for w in start.params.values()):,} parameters",
             file=sys.stderr,
         )
-    sft(
-        start.config,
-        start.params,
-        [chat for chat, _ in chats],
-        args.out,
-        settings,
-        validation_chats=None if held_out is None else [chat for chat, _ in held_out],
-        pad_id=start.pad_id,
-        tokenizer=start.tokenizer,
-        progress=not args.quiet,
-        device=args.device,
-    )
+    with told_how_to_go_on(args.out):
+        sft(
+            start.config,
+            start.params,
+            [chat for chat, _ in chats],
+            args.out,
+            settings,
+            validation_chats=None if held_out is None else [chat for chat, _ in held_out],
+            pad_id=start.pad_id,
+            tokenizer=start.tokenizer,
+            progress=not args.quiet,
+            device=args.device,
+        )
     print(f"trained {settings.steps} steps; ask it with (bash)")
     print(chat_hint(start.tokenizer, args.template, args.out))
     return 0

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 
 import numpy as np
 import pytest
@@ -664,7 +665,12 @@ def test_the_command(tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)["diagnoses"][0]["names"]
     assert set(found) == {"rmsnorm.no_gain", "rmsnorm.no_eps"}
     assert main(["check", "--list"]) == 0
-    assert "rmsnorm(x, w, eps) -> y" in capsys.readouterr().out
+    listed = capsys.readouterr().out
+    assert "rmsnorm(x, w, eps) -> y" in listed
+    told = set(re.findall(r"\b[A-Z][a-z]*(?= )", listed.partition("\nAxes: ")[2]))
+    letters = {word for name in names() for axes in spec(name).axes.values()
+               for word in re.findall(r"[A-Z][a-z]*", axes)}  # fmt: skip
+    assert letters - {"Din", "Dout"} <= told  # of those two the names say it
     assert main(["check", "--impl", f"{file}:norm"]) == 2
     assert "say which concept" in capsys.readouterr().err
     for options, says in (

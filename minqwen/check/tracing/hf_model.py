@@ -41,7 +41,10 @@ def load_transformers(folder: str | Path, dtype: str = "float32") -> Any:
     if kind not in KINDS:
         raise ValueError(f"transformers has no model_type {kind!r}, only {', '.join(KINDS)}")
     if not any(folder.glob("*.safetensors")):
-        raise ValueError(f"{folder}: transformers reads safetensors, not .npz; save it as such")
+        raise ValueError(
+            f"{folder}: transformers reads safetensors, not .npz: pip install 'minqwen[hf]', then "
+            "load_checkpoint and save_checkpoint of minqwen.model.checkpoint, into another folder"
+        )
     more = {"experts_implementation": "eager"} if kind.endswith("moe") else {}
     with quiet():
         try:
