@@ -77,8 +77,9 @@ def summary_lines(outcomes: Sequence[Outcome], assignment: Assignment) -> Iterat
     yield ""
     if graded:
         points = [data["points"] for data in graded]
-        yield f"Points of {assignment.points}: mean {number(fmean(points))}, median "
-        yield f"{number(median(points))}, from {number(min(points))} to {number(max(points))}."
+        mean, middle = number(fmean(points)), number(median(points))
+        between = f"from {number(min(points))} to {number(max(points))}"
+        yield f"Points of {assignment.points}: mean {mean}, median {middle}, {between}."
         yield ""
         yield "| exercise | mean, % | all points | none |"
         yield "| --- | --- | --- | --- |"
@@ -86,8 +87,8 @@ def summary_lines(outcomes: Sequence[Outcome], assignment: Assignment) -> Iterat
             most = sum(r["max_points"] for r in graded[0]["rows"] if r["exercise"] == name)
             each = [of_exercise(data, name) for data in graded]
             full = sum(x >= most - 0.001 for x in each)
-            mean = 100 * fmean(each) / most if most else 0.0
-            yield f"| {name} | {mean:.0f} | {full} | {sum(x == 0 for x in each)} |"
+            share = 100 * fmean(each) / most if most else 0.0
+            yield f"| {name} | {share:.0f} | {full} | {sum(x == 0 for x in each)} |"
         yield ""
         yield from mistake_lines(graded)
     failed = [one for one in outcomes if one.data is None]

@@ -75,11 +75,15 @@ def write(assignment: Assignment, out: Path) -> list[Path]:
 
 
 def workflow(assignment: Assignment) -> str:
-    """Return classroom.yml: whole points, which sum to those of the visible rows, rounded."""
+    """Return classroom.yml: whole points, which sum to those of the visible rows, rounded.
+
+    Where a row would be worth less than a point, all of them are worth ten or a hundred times as
+    much, so that the rows keep their proportions.
+    """
     rows = [row for row in rows_of(assignment) if row.aspect in VISIBLE]
     weights = {f"{row.part}-{row.aspect}": round(row.points * 100) for row in rows}
-    total = max(len(rows), round(sum(weights.values()) / 100))
-    points = apportion(total, weights)
+    times = next((n for n in (1, 10) if n * min(weights.values()) >= 100), 100)
+    points = apportion(round(times * sum(weights.values()) / 100), weights)
     steps = "".join(
         STEP.format(name=f"{row.part}: {row.aspect}", id=one, part=row.part, aspect=row.aspect,
                     points=points[one])

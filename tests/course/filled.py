@@ -23,12 +23,12 @@ FILLED = {  # student -> {text of the solution: what stands there instead}; None
 }  # fmt: skip
 
 
-def fill(notebook, edits):
+def fill(notebook, edits, task=TASK):
     """Return a student's notebook with every function written, with some edits of the solution."""
     data = json.loads(notebook)
     if edits is None:
         return notebook
-    solved = {f.name: f"{f.head}\n{f.body}" for one in parts_of(TASK) for f in one.functions}
+    solved = {f.name: f"{f.head}\n{f.body}" for one in parts_of(task) for f in one.functions}
     for find, put in edits.items():
         (name,) = [name for name, text in solved.items() if find in text]
         assert solved[name].count(find) == 1
