@@ -27,6 +27,9 @@ extensions = [
     "links",
     "play",
     "fast_navigation",
+    "run_notebooks",
+    "chinese_search",
+    "figures",
 ]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
 include_patterns = ["docs/**", "notebooks/**", "README.md", "benchmarks/README.md"]
@@ -51,6 +54,7 @@ html_static_path = ["_static", str(put_mathjax(DOCS / "_build" / "vendor"))]
 html_css_files = ["site.css"]
 html_js_files = ["site.js"]
 html_favicon = "_static/favicon.svg"
+html_search_scorer = str(DOCS / "_static" / "search_order.js")
 html_copy_source = html_show_sourcelink = False
 html_show_copyright = False
 html_theme_options = {"navigation_with_keys": False}
@@ -70,6 +74,7 @@ toc_object_entries = False
 
 nb_execution_mode = "off" if os.environ.get("DOCS_FAST") else "cache"
 nb_execution_timeout = 600
+nb_merge_streams = True  # lines printed one by one are one output
 nb_execution_raise_on_error = True
 nb_execution_cache_path = str(DOCS / "_build" / "jupyter_cache")
 suppress_warnings = ["toc.empty_glob", "toc.not_included", "mystnb.unknown_mime_type"]

@@ -186,9 +186,9 @@ y &= \operatorname{o\_proj}(\operatorname{attention}(\operatorname{rope}(q),
         r"dx = (\operatorname{swiglu} \text{ or } \operatorname{moe} \text{ backwards})(dy)",
     ),
     "router_loss": Equation(
-        r"\mathit{router\_loss} = \mathit{coef} \cdot \mathit{balance} "
-        r"+ \mathit{z\_coef} \cdot z \qquad "
-        r"\mathit{balance} = \operatorname{mean}_{\text{layers}} E \sum_e f_e P_e",
+        r"""
+\mathit{router\_loss} &= \mathit{coef} \cdot \mathit{balance} + \mathit{z\_coef} \cdot z \\
+\mathit{balance} &= \operatorname{mean}_{\text{layers}} E \textstyle\sum_e f_e P_e""",
         r"d \,\mathit{logits}_{\,\text{layer}} = \frac{1}{\text{number of layers}}\, "
         r"d \,\mathit{logits}_{\,\text{of that layer's losses}}",
     ),

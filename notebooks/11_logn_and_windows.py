@@ -57,9 +57,9 @@ from minqwen.long_context.window import ladder_windows, qwen2_windows, window_ma
 rng = np.random.default_rng(0)
 
 # %% [markdown]
-# # Part one: LogN
+# ## Part one: LogN
 #
-# ## 1 More keys, flatter attention
+# ### 1 More keys, flatter attention
 #
 # Take a query and n random keys. How concentrated is its attention? The *entropy* says it: 0 if one
 # key has all the weight, ln n if all have the same.
@@ -85,7 +85,7 @@ for n in (64, 256, 1024, 4096):
 # The query did not change and the keys are of the same kind. There are only more of them. The model
 # learned to work with an average over 40 of 64 keys; now it gets one over 2492 of 4096.
 #
-# ## 2 Why a logarithm
+# ### 2 Why a logarithm
 #
 # Look at the part that matters. One key is the right one: its score is higher than the others by a
 # gap g. The n − 1 others are all alike. The weight of the right key is
@@ -111,7 +111,7 @@ for n in (16, 64, 256, 1024):
 # From 0.52 to 0.015 without, and always about one half with lambda. (For a gap of just ln L0 it
 # comes out even. A smaller gap still fades, only more slowly; a larger one gets stronger.)
 #
-# ## 3 The rule
+# ### 3 The rule
 #
 # In a language model the query at position p (counted from 0) sees p + 1 keys. So every position
 # has its own lambda. Qwen never makes it smaller than 1: within the trained length nothing changes.
@@ -152,7 +152,7 @@ assert scaled < plain - 1
 # part of what was lost, about a third here. The gap of section 2 is the case that it was made for.
 # It is a rule that works, and a cheap one. It is not a theorem.
 #
-# ## 4 Forward, line by line
+# ### 4 Forward, line by line
 #
 # A batch of one, two heads, six tokens, Dh = 4; and a model that was trained on L0 = 3 tokens.
 
@@ -207,7 +207,7 @@ assert np.array_equal(P_value, P)  # only the output gets longer
 assert (P_query[:, 0, -1].max(axis=-1) > P[:, 0, -1].max(axis=-1)).all()  # sharper
 
 # %% [markdown]
-# ## 5 Backward
+# ### 5 Backward
 #
 # lambda is a number that nobody trains, so q' = λ q gives dq = λ dq'. The gradient comes out of
 # attention and passes through LogN, last thing first.
@@ -233,7 +233,7 @@ for name, array, ours in (("q", q, dq), ("k", k, dk), ("v", v, dv)):
     assert error < 1e-7
 
 # %% [markdown]
-# ## 6 Break it
+# ### 6 Break it
 #
 # Three ways to get LogN wrong. Which test sees them? The gradient check? "1 up to L0, bit for bit"?
 # A value that we know: for L0 = 16, the query with 17 keys gets 1.021866?
@@ -259,9 +259,9 @@ for name, wrong in VERSIONS.items():
 # for L0 = 2048 the right value at 2049 keys is 1.00006, and off by one gives 1. **Test with sizes
 # that make mistakes large.**
 #
-# # Part two: windows
+# ## Part two: windows
 #
-# ## 7 A window is a mask
+# ### 7 A window is a mask
 #
 # With a window W, a query sees the last W keys, **its own included**:
 #
@@ -335,7 +335,7 @@ assert seen.tolist() == [1, 2, 3, 4, 4, 4, 4, 4]
 # The weights sum to 1 whatever the mask is, so v = 1 sees nothing. One-hot values show every
 # weight: count the visible keys.
 #
-# ## 8 Out of sight is not out of reach
+# ### 8 Out of sight is not out of reach
 #
 # Layer 1 puts something of the W tokens before it into each token. Layer 2 looks at W of those. A
 # stack of layers reaches
@@ -382,7 +382,7 @@ assert np.array_equal(felt, np.flatnonzero(reach[-1]))
 # %% [markdown]
 # Thirteen tokens, 11 to 23; token 10 feels exactly 0.
 #
-# ## 9 Which layers get the short windows?
+# ### 9 Which layers get the short windows?
 #
 # Qwen's report observes that *lower layers are more sensitive* when the context is extended, and
 # gives them **shorter** windows. It names no sizes, and no released file has such windows. The
@@ -420,7 +420,7 @@ print(f"{'no windows':12} reach {text:,}, visible pairs {16 * text * (text + 1) 
 # not because it reaches further. It is because low and high layers do different work. Whether our
 # small model shows it is a question for the laboratory in notebook 14, not for this page.
 #
-# ## 10 A cache that rolls
+# ### 10 A cache that rolls
 #
 # A key that is W tokens old is never looked at again. So a layer with a window may forget it. Here
 # the cache keeps W keys and no more, while 40 tokens are decoded:

@@ -111,8 +111,8 @@ print(sorted(path.name for path in folder.iterdir()))
 # %% [markdown]
 # ## 3 How perplexity is measured
 #
-# $$\text{perplexity} = \exp\Big(\frac1n \sum_t -\log p(\text{token}_t \mid \text{what stands
-# before it})\Big)$$
+# $$\text{perplexity} = \exp\Big(\frac1n \sum_t
+# -\log p(\text{token}_t \mid \text{what stands before it})\Big)$$
 #
 # A perplexity of 12 means: as unsure as with 12 equally likely tokens. By hand, for a text whose
 # four tokens got 1/2, 1/8, 1/4 and 1/4:

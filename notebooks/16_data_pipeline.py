@@ -73,9 +73,9 @@ from minqwen.lab.dedup_changes import EXACT, NEAR, change_words, fill_anew
 from minqwen.lab.dedup_corpus import halves, passages
 
 # %% [markdown]
-# # Part one: copies
+# ## Part one: copies
 #
-# ## 1 The same text twice
+# ### 1 The same text twice
 #
 # A copy is seldom the same bytes. Line ends differ, an é is one character or two. So texts are
 # brought into one form first, and only that form is compared:
@@ -114,7 +114,7 @@ assert normalise(inside) == normalise(outside)  # two programs, one form
 assert normalise(inside, white_space=False) != normalise(outside, white_space=False)
 
 # %% [markdown]
-# ## 2 Shingles
+# ### 2 Shingles
 #
 # Cut a text into all its runs of k characters, and forget where they stood. These are its
 # *shingles*. Two texts are as like as their sets:
@@ -162,7 +162,7 @@ for k in (1, 2, 3, 5, 8, 16):
 # %% [markdown]
 # At k = 5 the two are far apart. From here on k is 5 and "alike" means J of at least 0.7.
 #
-# ## 3 MinHash
+# ### 3 MinHash
 #
 # A web page has a thousand shingles, and there are a thousand million pages. The idea that made
 # this possible (Broder 1997): give all shingles a random order, and of each document keep only the
@@ -237,7 +237,7 @@ print(outside.sum(), "of", len(outside), "pairs are outside; 0.3 % would be by c
 assert outside.sum() <= 3
 
 # %% [markdown]
-# ### Something broken on purpose
+# #### Something broken on purpose
 #
 # 240 hash functions cost 240 times as much as one. A tempting trick: one hash only, and 240 random
 # masks, $h_j(x) = h(x) \oplus m_j$. Every h_j is a fine order by itself. The estimate has no bias.
@@ -288,7 +288,7 @@ print("wrapped", wrapped.tolist())
 assert hashes(every[:3], family)[0].tolist() == exact != wrapped.tolist()
 
 # %% [markdown]
-# ## 4 The fast sketch
+# ### 4 The fast sketch
 #
 # MinHash asks every shingle 240 questions. The *fast sketch* (Dahlgaard and others 2017) throws
 # each shingle into one of 240 bins, with a random value, and each bin keeps the least. If a bin is
@@ -328,7 +328,7 @@ for share in (0.02, 0.05, 0.1, 0.2):
     assert max(abs(by - J), abs(fast - J)) < 4 * error
 
 # %% [markdown]
-# ## 5 Bands
+# ### 5 Bands
 #
 # Short signatures do not help against the *number* of pairs: 200 documents have 19,900. So cut
 # each signature into b bands of r entries, and let two documents meet only if a whole band is
@@ -410,7 +410,7 @@ print(f"of 19900 pairs {len(alike)} are alike; {len(candidates)} candidates,")
 print(f"of these {len(candidates & alike)} are alike; missed: {len(alike - candidates)}")
 
 # %% [markdown]
-# ## 6 Clusters, and the chain
+# ### 6 Clusters, and the chain
 #
 # If 1 is a copy of 2 and 2 of 3, all three go into one cluster, and its first document stays.
 # Clusters are a list that says for each document a lower one of its cluster, or itself:
@@ -486,9 +486,9 @@ for how, text in changes.items():
 # A template that is filled anew passes as new, and a translation shares no more than its sums,
 # 12 + 9 = 21. A reader would call both the same story. MinHash compares spelling, not meaning.
 #
-# # Part two: quality
+# ## Part two: quality
 #
-# ## 7 Rules
+# ### 7 Rules
 #
 # A rule is a number that can be counted, and the range where good text lies. These are the
 # published ones of Gopher. Five documents:
@@ -547,7 +547,7 @@ assert not find_blocked(blocked, "First class, they say.")
 print(judge(documents["advertisement"], [blocklist_rule(blocked)]).failures[0].reason)
 
 # %% [markdown]
-# ## 8 A classifier
+# ### 8 A classifier
 #
 # What cannot be counted can be learnt. Give two piles, good and bad. Each text becomes a long row x
 # of hashed n-grams, and one weight for each place gives the probability that it is good:
@@ -635,7 +635,7 @@ save_text_classifier(calibrated, folder / "classifier.npz")  # for `minqwen filt
 assert (load_text_classifier(folder / "classifier.npz").w == calibrated.w).all()
 
 # %% [markdown]
-# ## 9 Language
+# ### 9 Language
 #
 # So know the language first. That is a solved problem, and a library solves it:
 
@@ -652,7 +652,7 @@ except ImportError as error:
     print(error)  # with the line that installs it
 
 # %% [markdown]
-# ## 10 A model as judge
+# ### 10 A model as judge
 #
 # A model that was trained on good text is not surprised by good text. The surprise is counted in
 # bits for each byte, so that languages and tokenizers compare. We train a small model on stories in
@@ -738,9 +738,9 @@ assert judge(english, [rule]).kept
 assert not judge(texts["its words shuffled"], [rule]).kept
 
 # %% [markdown]
-# # Part three: rows for training
+# ## Part three: rows for training
 #
-# ## 11 Mixture
+# ### 11 Mixture
 #
 # How much of each source? By its size the web wins, and the encyclopaedia is one part in a hundred.
 # A *temperature* T evens that out, $p_i \propto n_i^{1/T}$, a boost lifts one source, and a fixed
@@ -789,7 +789,7 @@ print(whole[0], "...", whole[-1])
 print(taken_documents(mixture, 1000), "of 500 and 20: the books were read 12.5 times")
 
 # %% [markdown]
-# ## 12 Packing
+# ### 12 Packing
 #
 # A batch wants rows of one length C. All documents, with a separator after each, make one stream,
 # which is cut every C tokens. Each row takes one more, the last label:
@@ -838,9 +838,9 @@ assert np.abs(together[:, 6:] - alone).max() > 0.01
 # The second document begins at position 6 and not at 0, and that is no matter: RoPE knows distances
 # only (notebook 05).
 #
-# # Part four: on files
+# ## Part four: on files
 #
-# ## 13 Two commands
+# ### 13 Two commands
 #
 # A folder as it comes from a crawl: JSONL with a document on each line, one of them broken, and a
 # text file.

@@ -3,6 +3,8 @@
 Furo renders the whole list anew for every page, which is most of the time of a build with hundreds
 of pages. Here the list of the first page is cut at its tags once; a page gets it with its own links
 and with its own place marked. A test compares the two.
+
+The links to the page before and after are named as in the list, and so is a README in its tab.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import re
 from typing import Any
 
 import furo
+from sphinx import addnodes
 from sphinx.util.osutil import relative_uri
 
 TAG = re.compile(r'(<li class="[^"]*">|</li>|<a [^>]*href="[^"]*"[^>]*>|<input [^>]*>)')
@@ -65,9 +68,16 @@ class Navigation:
         return "".join(found)
 
 
+def names_of_pages(env: Any, root: str) -> dict[str, str]:
+    """Return page -> the name that the list gives it, where that is not its title."""
+    trees = env.get_doctree(root).findall(addnodes.toctree)
+    return {page: name for tree in trees for name, page in tree["entries"] if name}
+
+
 def setup(app):
-    """Give furo the fast list."""
+    """Give furo the fast list, and the names in it."""
     ready: list[Navigation] = []
+    names: dict[str, str] = {}
 
     def render(context: dict[str, Any]) -> str:
         if "toctree" not in context:
@@ -81,6 +91,17 @@ def setup(app):
             ready.append(Navigation(furo.get_navigation_tree(html), builder.get_target_uri(root)))
         return ready[0].of(app.builder.get_target_uri(context["pagename"]))
 
+    def name(app, pagename, template, context, doctree) -> None:
+        if not names:
+            names.update(names_of_pages(app.env, app.config.root_doc))
+        relations = getattr(app.builder, "relations", {}).get(pagename, (None, None, None))
+        for key, page in zip(("prev", "next"), relations[1:], strict=True):
+            if context.get(key) and page in names:
+                context[key] = {**context[key], "title": names[page]}
+        if pagename.endswith("README") and pagename in names:
+            context["title"] = names[pagename]
+
     furo._compute_navigation_tree = render
-    app.connect("build-finished", lambda *_: ready.clear())
+    app.connect("html-page-context", name)
+    app.connect("build-finished", lambda *_: (ready.clear(), names.clear()))
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

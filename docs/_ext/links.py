@@ -1,4 +1,4 @@
-"""Links that need not be written: `minqwen/layers/rope.py` in any text leads to its page.
+"""Links that need not be written: `minqwen/layers/rope.py` or `01_bpe` leads to its page.
 
 Also a small page at the top of the site that leads to the first one, and links to files of the
 repository that are no page.
@@ -14,7 +14,7 @@ from modules import ROOT, page_of, resolve
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.nodes import make_refnode
 
-FILE = re.compile(r"(?:minqwen|tests|notebooks)/[\w/]+\.(?:py|ipynb)")
+FILE = re.compile(r"(?:minqwen|tests|notebooks)/[\w/]+\.(?:py|ipynb)|[0-9]{2}_\w+")
 
 
 def page_for(path: str, documents) -> str:
@@ -22,6 +22,8 @@ def page_for(path: str, documents) -> str:
     if path.startswith("minqwen/"):
         module = resolve(path)
         page = page_of(module)[1:] if module else ""
+    elif re.match(r"[0-9]{2}_", path):
+        page = f"notebooks/{path}"
     elif path.startswith("tests/"):
         page = "docs/code/" + path.removesuffix(".py")
     else:

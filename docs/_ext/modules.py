@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+import make_tables
+
 from minqwen.check.concepts import CONCEPTS
 from minqwen.check.specs import names, spec
 
@@ -35,12 +37,14 @@ class Piece(NamedTuple):
 
 @cache
 def teaching_files() -> tuple[str, ...]:
-    """Return the modules that have a page: those whose docstring names a section of a paper."""
+    """Return the modules with a page: those of the table of concepts, and those that cite."""
     found = []
     for package in PACKAGES:
         for path in sorted((ROOT / "minqwen" / package).rglob("*.py")):
             text = path.read_text(encoding="utf-8")
-            if re.search(r"^Paper: ", (ast.get_docstring(ast.parse(text)) or ""), re.MULTILINE):
+            docstring = ast.get_docstring(ast.parse(text)) or ""
+            listed = path.relative_to(ROOT).as_posix() in make_tables.OTHERS
+            if listed or re.search(r"^(?:Paper|Origin): ", docstring, re.MULTILINE):
                 found.append(".".join(path.relative_to(ROOT).with_suffix("").parts))
     return tuple(found)
 
@@ -70,9 +74,11 @@ def title_of(module: str) -> str:
 
     >>> title_of("minqwen.layers.rmsnorm")
     'Root-mean-square normalisation (RMSNorm)'
+    >>> title_of("minqwen.layers.linear")[-33:]  # a colon inside brackets ends nothing
+    'only on queries, keys and values)'
     """
     first = " ".join(docstring_of(module).partition("\n\n")[0].split())
-    return re.split(r": |\.(?: |$)", first, maxsplit=1)[0]
+    return re.split(r": (?![^(]*\))|\.(?: |$)", first, maxsplit=1)[0]
 
 
 def pieces(source: str) -> Iterator[Piece]:

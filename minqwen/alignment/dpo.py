@@ -1,4 +1,4 @@
-"""Direct preference optimisation (DPO): a language model learns from pairs, without a reward model.
+"""A run of DPO: a language model learns from pairs of answers, without a reward model.
 
     for each pair, with the log-probabilities L of its two answers (answer_logprobs.py):
 
