@@ -18,7 +18,7 @@ from typing import Any
 from .assignment import Assignment
 from .results import number
 
-RENAMED = re.compile(r" is now \w+\.py$")
+RENAMED = re.compile(r" is graded as \w+\.py$")
 MANY = 3  # submissions with the same note: it stands once, with their names
 
 

@@ -201,7 +201,9 @@ def text_of(found: Found) -> tuple[str, str | None, list[str]]:
     stem = place.stem if NAME.fullmatch(place.stem) else re.sub(r"\W", "_", place.stem, flags=re.A)
     stem = stem if not stem[:1].isdigit() else f"_{stem}"
     name = f"{stem or '_'}.py"
-    notes = [] if name == place.with_suffix(".py").name else [f"{shown(found.path)} is now {name}"]
+    notes = []
+    if name != place.with_suffix(".py").name:
+        notes = [f"{shown(found.path)} is graded as {name}"]
     data = found.read()
     if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):  # as PowerShell's > writes it
         data = data.decode("utf-16", "replace").encode("utf-8", "replace")

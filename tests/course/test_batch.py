@@ -215,7 +215,7 @@ def test_a_link_to_the_answers_is_not_followed(place):
 
 
 def test_a_note_of_many_stands_once_in_the_summary():
-    notes = ["a.py is now b.py", "a: it prints: 1", "a: it prints: 2", "a: f equals ours"]
+    notes = ["a.py is graded as b.py", "a: it prints: 1", "a: it prints: 2", "a: f equals ours"]
     rows = [{"exercise": "rmsnorm", "points": 1.0, "max_points": 10.0, "mistakes": []}]
     each = [
         Outcome(name, name, {"name": name, "rows": rows, "points": 1.0, "max_points": 10.0,
@@ -227,4 +227,4 @@ def test_a_note_of_many_stands_once_in_the_summary():
     assert text.count("f equals ours") == text.count("it prints: 1") == 1
     assert "- dan: only: dan\n" in text
     assert "it prints: 2" not in text
-    assert "is now" not in text
+    assert "is graded as" not in text
