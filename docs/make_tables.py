@@ -189,14 +189,14 @@ def imports(text: str, module: str) -> bool:
 
 
 def notebooks_of(module: str, most: int = 2) -> list[str]:
-    """Return the notebooks that use a module, the one that uses it most first."""
-    found = []
+    """Return the notebooks that use a module: one that has its name first, then by their uses."""
+    found, name = [], module.rpartition(".")[2]
     for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
         text = text_of(path.with_suffix(".py"))
         if imports(text, module):
             used = [re.findall(rf"\b{n}\b", text) for n in public_names(ROOT / file_of(module))]
-            found.append((-sum(map(len, used)), path.stem))
-    return [stem for _, stem in sorted(found)[:most]]
+            found.append((name not in path.stem, -sum(map(len, used)), path.stem))
+    return [stem for *_, stem in sorted(found)[:most]]
 
 
 def notebooks_through(module: str) -> list[str]:
