@@ -41,10 +41,11 @@ def processes_of(folder):
 @pytest.fixture(scope="module")
 def interpreter(tmp_path_factory):
     folder = tmp_path_factory.mktemp("work")
+    before = descendants(os.getpid())  # other tests may have left helpers of multiprocessing
     with CodeInterpreter(folder, limits=LIMITS) as interpreter:
         yield interpreter
     assert processes_of(interpreter.folder) == []
-    assert descendants(os.getpid()) == {}
+    assert descendants(os.getpid()).keys() <= before.keys()
 
 
 def test_it_counts_what_is_its_own(interpreter):

@@ -22,15 +22,21 @@ def wait_for(check):
     raise AssertionError("it did not happen")
 
 
+def new_ones(before):
+    """Return the descendants of this process that were not there before: other tests have theirs."""
+    return {pid: one for pid, one in descendants(os.getpid()).items() if pid not in before}
+
+
 def test_children_of_children_are_listed_and_the_dead_are_not():
+    before = descendants(os.getpid())
     code = "import os, sys\nif os.fork() == 0:\n    sys.stdin.read()\nelse:\n    os.wait()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as child:
-        both = wait_for(lambda: (d := descendants(os.getpid())) and len(d) == 2 and d)
+        both = wait_for(lambda: (d := new_ones(before)) and len(d) == 2 and d)
         assert both[child.pid].parent == os.getpid()
         assert {both[pid].parent for pid in set(both) - {child.pid}} == {child.pid}
         assert 0 < memory_in_use(both) <= sum(process.memory for process in both.values())
         child.communicate()
-    assert descendants(os.getpid()) == {}
+    assert new_ones(before) == {}
 
 
 @pytest.mark.skipif(EXIT is None, reason="the number of the call exit is not known here")
