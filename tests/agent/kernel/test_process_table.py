@@ -23,7 +23,7 @@ def wait_for(check):
 
 
 def new_ones(before):
-    """Return the descendants of this process that were not there before: other tests have theirs."""
+    """Return the descendants of this process that were not there before; other tests have some."""
     return {pid: one for pid, one in descendants(os.getpid()).items() if pid not in before}
 
 
