@@ -1,13 +1,13 @@
 """The pages agree with the code: the concept table, the constants, the tree in the map."""
 
 import dataclasses
-import importlib.util
 import inspect
 import math
 import pathlib
 import re
 
 import pytest
+from helpers.scripts import load_script
 
 from minqwen.model.accounting import cost
 from minqwen.model.config import param_shapes
@@ -30,10 +30,7 @@ def rows(text, columns):
 
 def make_tables():
     """Load docs/make_tables.py, which stands in no package."""
-    spec = importlib.util.spec_from_file_location("make_tables", ROOT / "docs" / "make_tables.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "docs" / "make_tables.py")
 
 
 def test_every_equation_has_a_function_and_a_test():

@@ -1,12 +1,12 @@
 """The proof that the checker works: mistakes in code that is not ours, and right code of others."""
 
-import importlib.util
 import pathlib
 import re
 
 import pytest
 from check.independent import proof
 from check.independent.right import everything, installed
+from helpers.scripts import load_script
 
 from minqwen.check.compare import compare
 from minqwen.check.specs import names
@@ -21,11 +21,7 @@ HERE = [name for name, one in ALL.items() if one.framework == "numpy"]
 
 
 def make_table():
-    path = ROOT / "docs" / "make_checker_table.py"
-    spec = importlib.util.spec_from_file_location("make_checker_table", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "docs" / "make_checker_table.py")
 
 
 def test_every_concept_of_the_bank_is_there():

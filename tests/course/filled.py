@@ -4,11 +4,13 @@ import json
 
 from minqwen.course.assignment import Assignment
 from minqwen.course.file_cells import parts_of
+from minqwen.course.ladder import PRESETS
 from minqwen.course.rubric import rows_of
 
 TASK = Assignment(
     "hw1", "Homework 1", ("linear", "rmsnorm", "bpe_train", "gae"), hidden_seed=2**61 + 12345
 )
+LADDER = Assignment("ladder", "Ladder", PRESETS["ladder"], hidden_seed=2**61 + 54321)
 POINTS = {(row.part, row.aspect): float(row.points) for row in rows_of(TASK)}
 ROOT = "1.0 / xp.sqrt((x_wide * x_wide).mean(axis=-1, keepdims=True) + eps)"
 OUTSIDE = "1.0 / (xp.sqrt((x_wide * x_wide).mean(axis=-1, keepdims=True)) + eps)"

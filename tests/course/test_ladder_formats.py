@@ -10,6 +10,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
+from course.filled import LADDER as TASK
 from course.wrong_solutions import graded_here
 
 from minqwen.commands.grade import FORMATS, report
@@ -30,8 +31,7 @@ from minqwen.course.results import to_dict
 from minqwen.course.rubric import rows_of
 from minqwen.course.source_text import names_of
 
-TASK = Assignment("ladder", "Ladder", PRESETS["ladder"], hidden_seed=2**61 + 54321)
-ZH = Assignment("ladder", "阶梯", PRESETS["ladder"], lang="zh", hidden_seed=2**61 + 54321)
+ZH = Assignment("ladder", "阶梯", PRESETS["ladder"], lang="zh", hidden_seed=TASK.hidden_seed)
 each_language = pytest.mark.parametrize("task", [TASK, ZH], ids=["en", "zh"])
 
 

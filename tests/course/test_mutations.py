@@ -4,7 +4,6 @@ The page docs/assignments_mutations.md counts them all. Here a few exercises are
 process; the slow tests try every one, some once more as `minqwen grade` does, behind the guards.
 """
 
-import importlib.util
 import pathlib
 import re
 import subprocess
@@ -23,6 +22,7 @@ from course.wrong_solutions import (
     try_all,
     wrong_solutions,
 )
+from helpers.scripts import load_script
 
 from minqwen.course.ladder import LADDER, exercise
 
@@ -32,11 +32,7 @@ GATES = {"shape", "values", "more values", "hard inputs", "gradient", "stability
 
 
 def make_table():
-    path = ROOT / "docs" / "make_mutation_table.py"
-    spec = importlib.util.spec_from_file_location("make_mutation_table", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "docs" / "make_mutation_table.py")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -13,17 +13,15 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from course.filled import NOISE, TASK, fill
+from course.filled import LADDER, NOISE, TASK, fill
 
 from minqwen.check.specs import spec
 from minqwen.course import classroom, handout, nbgrader_format, notebook, otter_format
 from minqwen.course.aspects import VISIBLE
-from minqwen.course.assignment import Assignment
 from minqwen.course.file_cells import parts_of
 from minqwen.course.grade import grade
 from minqwen.course.gradescope_zip import archive
 from minqwen.course.handout import solution_files, student_files
-from minqwen.course.ladder import PRESETS
 from minqwen.course.rubric import rows_of
 
 MISSING = [name for name in ("nbgrader", "otter") if importlib.util.find_spec(name) is None]
@@ -31,7 +29,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(bool(MISSING), reason=f"pip install '.[grading]': {', '.join(MISSING)}"),
 ]
-LADDER = Assignment("ladder", "Ladder", PRESETS["ladder"], hidden_seed=2**61 + 54321)
 POINTS = {(row.part, row.aspect): float(row.points) for row in rows_of(LADDER)}
 MISTAKES = (  # of the bank, for who is half right: one kind or another of row is lost
     *("rmsnorm.eps_outside", "rope.forwards_again", "attention.scale_forgotten_in_dq"),

@@ -1,17 +1,15 @@
 """The TeX of the equations: one for every concept, in the letters of its file."""
 
-import importlib.util
 import re
 from pathlib import Path
 
 import pytest
+from helpers.scripts import load_script
 
 from minqwen.check.concepts import CONCEPTS
 
 ROOT = Path(__file__).resolve().parents[2]
-SPEC = importlib.util.spec_from_file_location("equations", ROOT / "docs" / "equations.py")
-equations = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(equations)
+equations = load_script(ROOT / "docs" / "equations.py")
 ROWS = {row.name: row for row in CONCEPTS}
 MODULES = {name: row.module for name, row in ROWS.items()}
 MODULES |= {module: module for module in equations.FORWARD_ONLY}

@@ -1,12 +1,12 @@
 """What docs/_ext adds to Sphinx, without a site: its examples, and notebooks that share outputs."""
 
-import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers.scripts import load_script
 
 pytestmark = pytest.mark.site
 EXTENSIONS = Path(__file__).resolve().parents[2] / "docs" / "_ext"
@@ -26,10 +26,7 @@ def test_the_examples_in_the_extensions():
 @pytest.fixture
 def run_notebooks():
     pytest.importorskip("nbformat", reason="needs the extra docs", exc_type=ImportError)
-    spec = importlib.util.spec_from_file_location("run_notebooks", EXTENSIONS / "run_notebooks.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(EXTENSIONS / "run_notebooks.py")
 
 
 def written(path, *cells, words="words"):

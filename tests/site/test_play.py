@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import json
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.scripts import load_script
 
 from minqwen.layers.attention import attention_forward, causal_mask, padding_mask
 from minqwen.layers.block_attention import block_attention_forward
@@ -38,9 +38,7 @@ each_page = pytest.mark.parametrize("name", NAMES)
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """The pages that stand alone, in a folder."""
-    spec = importlib.util.spec_from_file_location("play", ROOT / "docs" / "_ext" / "play.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script(ROOT / "docs" / "_ext" / "play.py")
     folder = tmp_path_factory.mktemp("play")
     assert {path.name for path in module.write(folder)} == {"index.html"} | {
         f"{name}.html" for name in NAMES
