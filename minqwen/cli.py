@@ -24,6 +24,7 @@ COMMANDS = {  # name -> one line; the rest stands in minqwen/commands/NAME.py
     "tokenize": "Show how a text is cut into tokens, with their ids.",
     "dedup": "Drop documents that are copies of others, exact or nearly, from text or JSONL.",
     "filter": "Drop documents that are not good text, from text or JSONL, and say why.",
+    "mix": "Mix sources of text into one for pretraining, each with its share.",
     "train-classifier": "Learn to tell good documents from bad ones, for `minqwen filter`.",
     "train-tokenizer": "Train a byte-pair tokenizer on text files.",
     "pretrain": "Train a model on text files; the same command goes on where it was stopped.",

@@ -777,7 +777,8 @@ plt.show()
 # more than two thirds of the web never.
 #
 # The stream itself is a pure function of seed and position. A run that stops at document 700 goes
-# on there, without going through the first 700:
+# on there, without going through the first 700. `minqwen mix` writes such a stream
+# from files:
 
 # %%
 mixture = make_mixture({"web": 500, "books": 20}, {"web": 0.75, "books": 0.25}, seed=0, block=100)

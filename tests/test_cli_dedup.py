@@ -50,7 +50,7 @@ def test_end_to_end(tmp_path, capsys):
         "put aside": str(len(json_lines(tmp_path / "out/aside.jsonl"))),
     }
     assert f"what is kept: {tmp_path / 'out' / 'documents'}\n" in shown.out
-    assert shown.err == "cut: 8/8\n"  # one block: the other phases are of one job
+    assert shown.err == ""  # one block: each phase is of one job
 
 
 def test_the_report_as_json_is_the_file(tmp_path, capsys):
@@ -132,6 +132,7 @@ WRONG = [
     (["--num-perm", "0"], "num_perm must be positive, got 0"),
     (["--num-perm", "2049"], "--num-perm must be 2048 at most, got 2049"),
     (["--ngram-size", "0"], "--ngram-size must be positive, got 0"),
+    (["--ngram-size", "1025"], "--ngram-size must be 1024 at most, got 1025"),
     (["--seed", "-1"], "--seed must be 0 or more, got -1"),
     (["--max-mib", "0"], "--max-mib must be"),
     (["--max-mib", "nan"], "--max-mib must be"),
@@ -182,6 +183,25 @@ def test_help(capsys):
     )
 
 
+def test_a_full_disk_is_told_and_the_same_command_goes_on(tmp_path, capsys):
+    """A limit on the size of files stands for it."""
+    resource = pytest.importorskip("resource")
+    write_files(tmp_path / "in", corpus(8, seed=0))
+    assert main(dedup(tmp_path, "--quiet", out="whole")) == 0
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    told = []
+    for most in (1200, 4000, 8000):  # the plan, keys, a report
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+        try:
+            told.append(error_of(capsys, *dedup(tmp_path, "--quiet")))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert not (tmp_path / "out/report.json").exists()
+    assert all("File too large: " in line and str(tmp_path / "out") in line for line in told), told
+    assert main(dedup(tmp_path, "--quiet")) == 0
+    assert everything(tmp_path / "out") == everything(tmp_path / "whole")
+
+
 def test_two_processes_keep_out_of_each_others_folder(tmp_path, capsys):
     write_files(tmp_path / "in", ["a"] * 12)
     with passes.locked(tmp_path / "out"):
@@ -193,8 +213,7 @@ def test_progress(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("minqwen.data.streaming.stream_dedup.AT_ONCE", 200)
     assert main(dedup(tmp_path)) == 0
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "cut: 8/8"
-    assert lines[1].startswith("group bands: ")
+    assert lines[0].startswith("group bands: ")
     assert all(line.partition(": ")[2].split("/")[0].isdigit() for line in lines)
     assert main(dedup(tmp_path, "--quiet", out="quiet")) == 0
     assert capsys.readouterr().err == ""

@@ -78,6 +78,12 @@ def test_published_rules_are_the_default_and_every_drop_has_its_reasons(lines, c
     assert f"  {'stop words':40s}{report['why']['stop words']:>14,}\n" in shown.out
 
 
+def test_where_nothing_is_kept_the_folder_is_empty(lines):
+    folder = lines(SPAM, "")
+    assert main(words(folder)) == 0
+    assert list((folder / "out/documents").iterdir()) == []
+
+
 def test_the_report_is_json_that_any_program_reads(lines, capsys):
     folder = lines(ENGLISH)
     assert main(words(folder, "--json")) == 0
@@ -120,7 +126,7 @@ def test_languages(lines, capsys):
     )
 
 
-def test_blocklist(lines):
+def test_blocklist(lines, capsys):
     folder = lines("First class.", "ASS!", "网络赌博网站", "赌博 and ass")
     (folder / "block.txt").write_text("\ufeffass\r\n\n赌博\n", "utf-8")
     rules = ["--rules", "none", "--blocklist", str(folder / "block.txt")]
@@ -129,6 +135,34 @@ def test_blocklist(lines):
     assert dropped(folder)[4]["reasons"] == ["blocked phrases: 2, wanted at most 0 (blocklist)"]
     assert main(words(folder, *rules, "--blocked-most", "1", out="one")) == 0
     assert set(dropped(folder, "one")) == {4}
+    (folder / "block.txt").write_text("\n \n", "utf-8")
+    assert "block.txt holds no phrase" in error_of(capsys, *words(folder, *rules, out="none"))
+
+
+def test_what_repeats_a_test_set_is_dropped(lines, capsys):
+    question = "A baker has 48 loaves and sells half of them before noon; how many are left?"
+    folder = lines(question, f"Q: {question.upper()}", "A baker has 48 loaves and sells half.", "x")
+    tests = folder / "tests.jsonl"
+    tests.write_text(json.dumps({"q": question}) + '\n{"q":"Too short?"}\n', "utf-8")
+    rules = ["--rules", "none", "--test-set", str(tests), "--test-field", "q"]
+    assert main(words(folder, *rules)) == 0
+    told = capsys.readouterr().err
+    assert told == "note: texts of --test-set with fewer than 13 words, not looked for: 1\n"
+    found = dropped(folder)
+    assert set(found) == {1, 2}
+    assert found[2]["why"] == ["overlap with test sets"]
+    assert found[2]["reasons"] == [
+        'overlap with test sets: 4, "a baker has 48 loaves and sells half of them before noon how"'
+        ", wanted at most 0 (Qwen, 2.1)"
+    ]
+    assert main(words(folder, *rules, "--overlap", "8", out="eight")) == 0
+    assert set(dropped(folder, "eight")) == {1, 2, 3}
+    tests.write_text(json.dumps({"q": question.replace("baker", "miller")}), "utf-8")
+    assert "tests.jsonl is another than in the pass in" in error_of(capsys, *words(folder, *rules))
+    tests.write_text('{"text":"no such field"}', "utf-8")
+    assert "tests.jsonl, line 1: the object lacks the field 'q'" in error_of(
+        capsys, *words(folder, *rules, out="none")
+    )
 
 
 def test_classifier(lines, classifier):
@@ -299,6 +333,11 @@ WRONG = [
     (["--model", "x", "--bits-per-byte", "nan", "1"], "needs 0 <= LEAST <= MOST, got nan"),
     (["--model", "x", "--bits-per-byte", "-1", "1"], "needs 0 <= LEAST <= MOST, got -1"),
     (["--model", "missing", "--bits-per-byte", "0", "1"], "no checkpoint folder"),
+    (["--test-set", "nothing.txt"], "nothing.txt"),
+    (["--test-field", "q"], "--test-field needs --test-set"),
+    (["--overlap", "13"], "--overlap needs --test-set"),
+    (["--test-set", __file__, "--overlap", "0"], "--overlap must be positive, got 0"),
+    (["--test-set", __file__, "--overlap", "99999"], "no test text has 99999 words"),
     (["--blocked-most", "0"], "--blocked-most needs --blocklist"),
     (["--blocklist", "x", "--blocked-most", "-1"], "--blocked-most must be 0 or more, got -1"),
     (["--blocklist", "missing.txt"], "missing.txt"),

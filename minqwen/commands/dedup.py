@@ -12,8 +12,9 @@ Of documents that are alike the first stays, in the order of the files and lines
     report.json      counts, clusters, settings
 
 Memory does not grow with the size of the files, but by about 50 bytes for each document. Measured
-besides: 80 to 380 MB, and 530 MB where 16 MiB of input hold 300,000 documents of a few words. The
-same command goes on where it was stopped.
+besides: 80 to 420 MB, 530 MB where 16 MiB of input hold 300,000 documents of a few words, and
+680 MB where documents as long as --max-mib allows were compared. The same command goes on where it
+was stopped.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ from ..data.lsh import lsh_choose
 from ..data.streaming.dedup_files import dedup_files
 from ..data.streaming.dedup_sketch import DedupSettings
 from .files import require_seed
-from .passes import add_pass_arguments, form_of, opened, print_report
+from .passes import add_file_arguments, add_pass_arguments, form_of, opened, print_report
 
 MOST_PERM = 2048  # the choice of bands takes as many numbers squared, and some seconds
+MOST_NGRAM = 1024  # a shorter document takes as much memory as one of this length
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `minqwen dedup`."""
+    add_file_arguments(parser)
     add_pass_arguments(parser)
     near = parser.add_argument_group("near copies")
     near.add_argument("--exact-only", action="store_true", help="drop exact copies only")
@@ -53,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
     require_seed(args.seed)
     if args.ngram_size < 1:
         raise ValueError(f"--ngram-size must be positive, got {args.ngram_size}")
+    if args.ngram_size > MOST_NGRAM:
+        raise ValueError(f"--ngram-size must be {MOST_NGRAM} at most, got {args.ngram_size}")
     if args.num_perm > MOST_PERM:
         raise ValueError(f"--num-perm must be {MOST_PERM} at most, got {args.num_perm}")
     bands = lsh_choose(args.threshold, args.num_perm)
@@ -69,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         bands=bands.bands,
         rows=bands.rows,
     )
-    with opened(args) as (workers, watch):
+    with opened(args, args.files) as (workers, watch):
         report = dedup_files(args.files, args.out, settings, workers, watch)
     print_report(args, report)
     return 0

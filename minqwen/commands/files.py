@@ -83,8 +83,12 @@ def _texts_in(folder: Path, out: Path) -> Iterator[str]:
             yield from texts
 
 
-def texts_of(path: Path) -> list[str]:
+def texts_of(path: Path, field: str = "text") -> list[str]:
     """Return the documents of a file, see document_files.py; here a problem is an error.
+
+    Args:
+        path: of the file.
+        field: of JSONL, that is the document.
 
     Raises:
         ValueError: what is not a document; the message names the file, and the line.
@@ -93,7 +97,7 @@ def texts_of(path: Path) -> list[str]:
         return [read_text(path)]
     (file,) = find_files([path], but=path / "nothing")
     texts = []
-    for document in documents_of(Part(file, 0, file.size, 1), Form(most=2**40)):
+    for document in documents_of(Part(file, 0, file.size, 1), Form(field, most=2**40)):
         if document.problem:
             line = f", line {document.line}" if document.line else ""
             raise ValueError(f"{path}{line}: {document.problem}")

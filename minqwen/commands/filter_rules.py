@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from ..data.blocklist import blocklist_rule, make_blocklist
 from ..data.classifier_file import load_text_classifier
+from ..data.decontamination import HeldOut, hold_out, overlap_rule
 from ..data.language import language_rule
 from ..data.quality_rules import (
     C4,
@@ -31,7 +32,7 @@ from ..model.checkpoint import load_checkpoint
 from ..tokenizer.bpe import Tokenizer
 from ..tokenizer.special_tokens import ENDOFTEXT
 from ..training.perplexity_rule import document_perplexity, perplexity_rule
-from .files import checkpoint_of, read_text
+from .files import checkpoint_of, read_text, texts_of
 
 RULES = {
     "gopher-quality": GOPHER_QUALITY,
@@ -50,6 +51,9 @@ class RuleBook(NamedTuple):
     blocklist: str | None = None
     blocked_most: int = 0
     classifiers: tuple[tuple[str, float], ...] = ()  # file, least probability of being good
+    test_sets: tuple[str, ...] = ()
+    test_field: str = "text"
+    overlap: int = 13  # words in a row
     model: str | None = None
     bits_least: float = 0.0  # per byte
     bits_most: float | None = None  # None: any; JSON has no infinity
@@ -74,7 +78,11 @@ def make_rules(book: RuleBook) -> tuple[Rule, ...]:
         rules += RULES[name]
     if book.blocklist:
         entries = read_text(Path(book.blocklist)).splitlines()
+        if not "".join(entries).strip():
+            raise ValueError(f"--blocklist {book.blocklist} holds no phrase")
         rules.append(blocklist_rule(make_blocklist(entries), book.blocked_most))
+    if book.test_sets:
+        rules.append(overlap_rule(held_out_by(book)))
     if book.languages:
         rules.append(language_rule(book.languages, book.language_least))
     for path, least in book.classifiers:
@@ -95,9 +103,23 @@ def make_rules(book: RuleBook) -> tuple[Rule, ...]:
         rules.append(perplexity_rule(score, low=low, high=high, unit="bits per byte"))
     if not rules:
         raise ValueError(
-            "no rule: name some with --rules, --languages, --blocklist, --classifier or --model"
+            "no rule: name some with --rules, --languages, --blocklist, --test-set, --classifier "
+            "or --model"
         )
     return tuple(rules)
+
+
+def held_out_by(book: RuleBook) -> HeldOut:
+    """Read the test sets.
+
+    Raises:
+        FileNotFoundError: a file does not exist.
+        ValueError: a line is no document, or no text is long enough.
+    """
+    texts = [
+        text for path in book.test_sets for text in texts_of(Path(path), field=book.test_field)
+    ]
+    return hold_out(texts, book.overlap)
 
 
 def sealed(book: RuleBook) -> RuleBook:
@@ -109,6 +131,7 @@ def sealed(book: RuleBook) -> RuleBook:
     files = [path for path, _ in book.classifiers]
     if book.blocklist:
         files.append(book.blocklist)
+    files += book.test_sets
     if book.model:
         folder = checkpoint_of(Path(book.model))
         if not folder.is_dir():

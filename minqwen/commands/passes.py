@@ -1,4 +1,4 @@
-"""What `minqwen dedup` and `minqwen filter` have in common: files in, the same files out."""
+"""What `minqwen dedup`, `filter` and `mix` have in common: how files are read, and by whom."""
 
 from __future__ import annotations
 
@@ -21,17 +21,21 @@ from .files import require_folder
 MIB = 2**20
 
 
-def add_pass_arguments(parser: argparse.ArgumentParser, out_required: bool = True) -> None:
-    """Declare FILES, --out and how files are read and the work is shared."""
+def add_file_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare FILES and --out."""
     parser.add_argument(
         "files",
-        nargs="*" if not out_required else "+",
+        nargs="+",
         type=Path,
         metavar="FILE|FOLDER",
         help="NAME.jsonl holds a document on each line, any other file is one; .gz is unzipped; "
         "of a folder every file is read, but for hidden ones",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for what is kept")
+
+
+def add_pass_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare how files are read and the work is shared."""
     reading = parser.add_argument_group("reading")
     reading.add_argument("--field", default="text", help="of JSONL, that is the document (text)")
     reading.add_argument(
@@ -69,8 +73,12 @@ def form_of(args: argparse.Namespace) -> Form:
 
 
 @contextmanager
-def opened(args: argparse.Namespace) -> Iterator[tuple[Workers, Watch]]:
+def opened(args: argparse.Namespace, paths: Iterable[Path]) -> Iterator[tuple[Workers, Watch]]:
     """Make the folder ours until the end of the block, and find who works.
+
+    Args:
+        args: of the command.
+        paths: to be read.
 
     Raises:
         FileNotFoundError: a file or folder to read does not exist.
@@ -78,7 +86,7 @@ def opened(args: argparse.Namespace) -> Iterator[tuple[Workers, Watch]]:
         OSError: another process works in the folder, or the cluster does not answer.
     """
     require_folder(args.out)
-    for path in args.files:
+    for path in paths:
         if not path.exists():  # told before a folder is made
             raise FileNotFoundError(f"no file or folder {path}")
     show = not args.quiet
@@ -116,11 +124,19 @@ def bars(phase: str, results: Iterable[Any], total: int) -> Iterable[Any]:
     return bar
 
 
+def printable(report: dict[str, Any]) -> str:
+    r"""Return the report as JSON on one line; names of files may be any bytes.
+
+    >>> print(printable({"file": "\udc80"}))
+    {"file": "\udc80"}
+    """
+    return json.dumps(report, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+
+
 def print_report(args: argparse.Namespace, report: dict[str, Any]) -> None:
     """Print what was kept, dropped and why, put aside, and where it all is."""
     if args.json:
-        text = json.dumps(report, ensure_ascii=False)
-        print(text.encode("utf-8", "backslashreplace").decode())  # names of files may be any bytes
+        print(printable(report))
         return
     documents, kept, aside = report["documents"], report["kept"], report["aside"]
 

@@ -14,10 +14,11 @@ Differs:  the report does not say what it normalises. Here each step is a switch
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from typing import NamedTuple
+
+from .text_units import unicode_form
 
 
 class ExactCopy(NamedTuple):
@@ -46,9 +47,9 @@ def normalise(text: str, *, nfc: bool = True, white_space: bool = True, case: bo
     'strasse'
     """
     if case:  # decomposed first: Unicode folds an accent's case only where it stands alone
-        text = (unicodedata.normalize("NFD", text) if nfc else text).casefold()
+        text = (unicode_form("NFD", text) if nfc else text).casefold()
     if nfc:
-        text = unicodedata.normalize("NFC", text)
+        text = unicode_form("NFC", text)
     return " ".join(text.split()) if white_space else text
 
 

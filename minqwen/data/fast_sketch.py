@@ -50,6 +50,7 @@ from .shingles import BASE, groups, joined, letters, mix, run_numbers
 EMPTY = 2**64 - 1  # an empty set has it in every bin; no value is as large
 LOW40 = 2**40 - 1
 BLOCK = 2**14  # numbers at a time: what a step needs stays in the processor's cache
+LONG = 2**18  # shingles of a long document at a time, so that memory stays bounded
 
 
 def fast_sketch(shingle_set: Array, num_perm: int, seed: int) -> Array:
@@ -175,15 +176,18 @@ def throw(x: Array, owner: Array, n: int, num_perm: int, seed: int) -> Array:
     while i < 2 * P and unfilled and len(x):
         some = max(1, min(BLOCK, unfilled * P * P.bit_length()) // len(x))  # for each step costs
         rounds = xp.arange(i, min(i + some, 2 * P), dtype=np.uint64)[:, None]
-        h = mix(x + mix(rounds + first_key))  # (rounds, m)
+        keys = mix(rounds + first_key)
         i += some  # rounds that come too late for a set change nothing in it
-        into = (h >> 40) * P >> 24
-        if i > P:  # the rounds that are made for one bin
-            into = xp.where(rounds < P, into, rounds - P)
-        place = owner * P + into.view(np.int64)
-        h &= LOW40
-        h |= rounds << 40
-        xp.minimum.at(bins.reshape(-1), place.reshape(-1), h.reshape(-1))
+        for start in range(0, len(x), LONG):
+            part = slice(start, start + LONG)
+            h = mix(x[part] + keys)  # (rounds, m), or a part of m
+            into = (h >> 40) * P >> 24
+            if i > P:  # the rounds that are made for one bin
+                into = xp.where(rounds < P, into, rounds - P)
+            place = owner[part] * P + into.view(np.int64)
+            h &= LOW40
+            h |= rounds << 40
+            xp.minimum.at(bins.reshape(-1), place.reshape(-1), h.reshape(-1))
         not_full = (bins == EMPTY).any(axis=1)
         unfilled = int(not_full.sum())
         if unfilled:

@@ -194,6 +194,18 @@ def test_documents_are_their_shingles_however_they_are_taken_together(monkeypatc
     assert (fast_sketches(["", ""], 20, 5, 3) == EMPTY).all()
 
 
+def test_a_long_document_is_thrown_in_parts(monkeypatch):
+    x, largest = numbers(3000), []
+    want = [fast_sketch(x[:n], 40, 5) for n in (0, 1, 70, 3000)]
+    monkeypatch.setattr(file, "mix", lambda x: largest.append(x.shape[-1]) or mix(x))
+    for long in (1, 69, 70, 71):
+        monkeypatch.setattr(file, "LONG", long)
+        largest.clear()
+        found = [fast_sketch(x[:n], 40, 5) for n in (0, 1, 70, 3000)]
+        np.testing.assert_array_equal(found, want)
+        assert max(largest) == long
+
+
 def test_on_the_strict_fake_device(monkeypatch):
     for n in (0, 1, 30, 2000):
         x = numbers(n)

@@ -2,11 +2,21 @@
 
 import random
 import sys
+import time
+import unicodedata
 
 import numpy as np
 import pytest
 
-from minqwen.data.text_units import TOKEN, UNIT, normalise, read_text, token_spans
+from minqwen.data.text_units import (
+    MARKS,
+    TOKEN,
+    UNIT,
+    normalise,
+    read_text,
+    token_spans,
+    unicode_form,
+)
 
 ALPHABETS = [
     "ab  .",
@@ -34,6 +44,30 @@ def test_units_by_hand():
     assert read_text(" a\n\n \nb \nc").lines == ["a", "b", "c"]
     assert read_text(" a\n\n \nb \nc").paragraphs == ["a", "b \nc"]
     assert normalise("Ａ\u3000b\n\tC") == "a b c"
+
+
+def test_forms_are_those_of_unicodedata():
+    """Also where marks stand at the edges of blocks, with fewer than a block in a row."""
+    rng = random.Random(0)
+    marks = "\u0301\u0316\u0327\u3099\u0f73\uff9e\u0345"
+    texts = [*random_texts(50), marks * 20]
+    for _ in range(40):
+        runs = ("".join(rng.choices(marks, k=rng.randrange(MARKS))) for _ in range(8))
+        texts.append("".join(rng.choice(["e", "か", "ཀ", "x" * 200]) + run for run in runs))
+    for form in ("NFC", "NFD", "NFKC"):
+        for text in texts:
+            assert unicode_form(form, text) == unicodedata.normalize(form, text)
+
+
+@pytest.mark.parametrize("marks", ["\u0301\u0316", "\u0f73\u0f75", "\uff9e\u0301"])
+def test_a_long_run_of_marks_takes_no_square_of_it(marks):
+    """200,000 would take unicodedata a minute."""
+    before = time.process_time()
+    one, other = (unicode_form("NFKC", start + marks * 100_000 + "z") for start in ("é", "e\u0301"))
+    assert time.process_time() - before < 20  # 1.5 when measured
+    assert one[0] == "é"
+    assert one[-1] == other[-1] == "z"
+    assert len(one) > 150_000
 
 
 def test_half_of_the_units_make_a_text_undivided():

@@ -16,6 +16,7 @@ from .dedup_groups import block_offsets, block_places, lines_of_parts
 from .dedup_sketch import DedupSettings, settings_of
 from .document_files import Document
 from .file_run import BLOCK, Job, begin, finish, finished, load_plan
+from .input_files import find_files
 from .kept_documents import join_blocks, write_block
 from .stream_dedup import Clusters, find_clusters
 from .workers import Watch, Workers, once, save_whole
@@ -43,11 +44,12 @@ def dedup_files(
         block_bytes: of input in a job, about.
 
     Raises:
-        FileNotFoundError, FileExistsError, ValueError: as of begin.
+        FileNotFoundError, FileExistsError, ValueError: as of find_files and begin.
         OSError: a file cannot be read or written.
     """
+    files = find_files(paths, but=out)
     plain = settings._asdict() | {"form": settings.form._asdict()}
-    work, plan = begin("minqwen dedup", paths, out, plain, block_bytes, workers, watch)
+    work, plan = begin("minqwen dedup", files, out, plain, block_bytes, workers, watch)
     if done := finished(out):
         return done
     clusters = find_clusters(work, plan, workers, watch)

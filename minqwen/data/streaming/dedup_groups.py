@@ -24,7 +24,7 @@ from .dedup_sketch import settings_of
 from .document_files import read_documents
 from .file_run import Job, load_plan
 from .postings import groups_in
-from .workers import once
+from .workers import once, save_array
 
 SHINGLES = 2**21  # in memory at a time, on each side of pairs; or those of one document
 
@@ -62,7 +62,7 @@ def _group(path: Path, work: Path, job: RangeJob) -> None:
         groups = groups[:, np.load(work / f"before-{job.kind}.npy", mmap_mode="r")[groups[1]]]
         size = np.bincount(groups[0]) if groups.size else groups[0]
         groups = groups[:, size[groups[0]] > 1]
-    np.save(path, groups)
+    save_array(path, groups)
 
 
 def gather_block(job: Job) -> None:
@@ -88,8 +88,8 @@ def _gather(folder: Path, job: Job) -> None:
                     found = shingles(document.text, settings.ngram_size)
                     stream.write(found.tobytes())
                     starts.append(starts[-1] + len(found))
-    np.save(folder / "rows.npy", np.flatnonzero(wanted))
-    np.save(folder / "starts.npy", np.array(starts, np.int64))
+    save_array(folder / "rows.npy", np.flatnonzero(wanted))
+    save_array(folder / "starts.npy", np.array(starts, np.int64))
 
 
 def compare_pairs(job: PairsJob) -> Array:

@@ -28,7 +28,7 @@ from .document_files import Form, read_documents
 from .file_run import Job, Plan, load_plan
 from .input_files import Part
 from .postings import write_postings
-from .workers import once
+from .workers import once, save_array
 
 BATCH = 2**18  # shingles held before they become keys, which are shorter
 
@@ -99,7 +99,7 @@ def _write(folder: Path, parts: list[Part], settings: DedupSettings) -> None:
                 held = 0
     make_keys()
 
-    np.save(folder / "places.npy", np.array(places, np.int64).reshape(-1, 2).T)
+    save_array(folder / "places.npy", np.array(places, np.int64).reshape(-1, 2).T)
     documents = np.arange(len(places))
     write_postings(folder / "exact.npy", _words(exact), documents)
     if settings.near:

@@ -25,6 +25,7 @@ from typing import IO, Any, NamedTuple
 
 from ..jsonl import parse_json
 from .input_files import CHUNK, Part, of_lines, zipped
+from .workers import naming
 
 BOM = b"\xef\xbb\xbf"
 
@@ -61,7 +62,7 @@ def read_documents(
     file = part.file
     lines = of_lines(file.name)
     line = part.line if lines else 0
-    with _open(part) as stream:
+    with naming(file.path), _open(part) as stream:
         try:
             if part.start:
                 stream.seek(part.start)

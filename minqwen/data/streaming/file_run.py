@@ -17,11 +17,12 @@ import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .input_files import InputFile, Part, cut_file, find_files, make_blocks
-from .workers import Watch, Workers, once
+from .input_files import InputFile, Part, cut_file, is_cut, make_blocks
+from .workers import Watch, Workers, naming, once
 
 BLOCK = 16 * 2**20  # bytes of input in a job, about
 VERSION = 1  # of the files of the work; others are not read
@@ -40,18 +41,18 @@ class Job(NamedTuple):
 
 def begin(
     kind: str,
-    paths: Sequence[Path],
+    files: Sequence[InputFile],
     out: Path,
     settings: dict[str, Any],
     block_bytes: int,
     workers: Workers,
     watch: Watch,
 ) -> tuple[Path, Plan]:
-    """Find the files, cut them into blocks and write the plan, or go on with the one that is there.
+    """Cut the files into blocks and write the plan, or go on with the one that is there.
 
     Args:
         kind: the command.
-        paths: files and folders.
+        files: as found; no two of one name.
         out: folder of the output.
         settings: as JSON holds them.
         block_bytes: of a block, about.
@@ -59,14 +60,12 @@ def begin(
         watch: see workers.py.
 
     Raises:
-        FileNotFoundError: a path does not exist.
         FileExistsError: out holds something else.
-        ValueError: there are no files, or out holds a pass with other settings or files.
+        ValueError: out holds a pass with other settings or files.
 
     Returns:
         Folder for results, and the plan; that of a pass that is done has no blocks.
     """
-    files = find_files(paths, but=out)
     facts = {"version": VERSION, "kind": kind, "settings": settings, "files": files}
     facts = json.loads(json.dumps(facts))  # tuples are lists there
     path = out.absolute() / ".work" / "plan.json"
@@ -79,9 +78,12 @@ def begin(
         _require_same(out, plan, facts)
     else:
         _require_empty(out)
-        cut = workers.map(partial(cut_file, block_bytes=block_bytes), files)
-        parts = [part for parts in watch("cut", cut, len(files)) for part in parts]
-        plan = facts | {"id": uuid.uuid4().hex, "blocks": make_blocks(parts, block_bytes)}
+        large = [file for file in files if is_cut(file, block_bytes)]
+        cut = workers.map(partial(cut_file, block_bytes=block_bytes), large)
+        parts_of = dict(zip(large, watch("cut", cut, len(large)), strict=True))
+        parts = (parts_of.get(file) or cut_file(file, block_bytes) for file in files)
+        blocks = make_blocks(chain.from_iterable(parts), block_bytes)
+        plan = facts | {"id": uuid.uuid4().hex, "blocks": blocks}
         once(path, partial(Path.write_text, data=json.dumps(plan), encoding="utf-8"))
     work = path.with_name(plan["id"])
     work.mkdir(exist_ok=True)
@@ -122,7 +124,8 @@ def finish(work: Path, report: dict[str, Any]) -> dict[str, Any]:
     report = facts | report
     aside = work / "report.json"
     text = json.dumps(report, ensure_ascii=False, indent=1)
-    aside.write_text(text, encoding="utf-8", errors="backslashreplace")
+    with naming(aside):
+        aside.write_text(text, encoding="utf-8", errors="backslashreplace")
     os.replace(aside, work.parents[1] / "report.json")
     shutil.rmtree(work.parent, ignore_errors=True)  # what stays goes when it is called again
     return report

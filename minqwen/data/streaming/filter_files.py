@@ -17,6 +17,7 @@ from typing import Any
 from ..quality_rules import Decision
 from .document_files import Document, Form
 from .file_run import BLOCK, Job, begin, finish, finished, load_plan
+from .input_files import find_files
 from .kept_documents import join_blocks, write_block
 from .workers import Watch, Workers, once
 
@@ -46,11 +47,12 @@ def filter_files(
         block_bytes: of input in a job, about.
 
     Raises:
-        FileNotFoundError, FileExistsError, ValueError: as of begin.
+        FileNotFoundError, FileExistsError, ValueError: as of find_files and begin.
         OSError: a file cannot be read or written.
     """
+    files = find_files(paths, but=out)
     plain = settings | {"form": form._asdict()}
-    work, plan = begin("minqwen filter", paths, out, plain, block_bytes, workers, watch)
+    work, plan = begin("minqwen filter", files, out, plain, block_bytes, workers, watch)
     if done := finished(out):
         return done
     jobs = [Job(str(work), i) for i in range(len(plan.blocks))]

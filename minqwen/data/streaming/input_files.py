@@ -62,25 +62,29 @@ def find_files(paths: Sequence[Path], but: Path) -> list[InputFile]:
 
     Raises:
         FileNotFoundError: a path does not exist.
-        ValueError: there is no file, a pipe instead of one, or two cannot both be written under
-            their names.
+        ValueError: there is no file, a pipe instead of one, one is named twice, or two cannot both
+            be written under their names.
         OSError: a folder cannot be read.
     """
     found: dict[str, InputFile] = {}
+    taken: set[Path] = set()
     for path in paths:
         if not path.exists():
             raise FileNotFoundError(f"no file or folder {path}")
         root = path.resolve().parent
-        inside = sorted(_files_below(path.resolve(), but.resolve())) if path.is_dir() else [path]
+        if path.is_dir():
+            inside = sorted(_files_below(path.resolve(), but.resolve()))
+        else:
+            inside = [path.parent.resolve() / path.name]  # a link keeps its own name
         for file in inside:
-            file = file.absolute()
             name = file.relative_to(root).as_posix() if path.is_dir() else file.name
             if not file.is_file():
                 raise ValueError(f"{file} is no regular file, which can be read several times")
-            if name in found and found[name].path == str(file):
+            if file in taken:  # also when a folder and another inside it are named
                 raise ValueError(f"{file} is named twice")
             if name in found:
                 raise ValueError(f"{found[name].path} and {file} would both be written as {name}")
+            taken.add(file)
             facts = file.stat()
             found[name] = InputFile(str(file), name, facts.st_size, facts.st_mtime_ns)
     if not found:
@@ -102,6 +106,15 @@ def _files_below(folder: Path, but: Path) -> Iterator[Path]:
         yield from (Path(place, f) for f in files if f[0] != "." and Path(place, f).is_file())
 
 
+def is_cut(file: InputFile, block_bytes: int) -> bool:
+    """Say whether cut_file has to read the file; of the others it makes one part at once.
+
+    >>> [is_cut(InputFile("", "a.jsonl", size, 0), block_bytes=100) for size in (100, 101)]
+    [False, True]
+    """
+    return of_lines(file.name) and not zipped(file.name) and file.size > block_bytes
+
+
 def cut_file(file: InputFile, block_bytes: int) -> list[Part]:
     """Cut a file of lines after about every block_bytes; what is zipped or one document stays.
 
@@ -112,7 +125,7 @@ def cut_file(file: InputFile, block_bytes: int) -> list[Part]:
     Raises:
         OSError: it cannot be read.
     """
-    if not of_lines(file.name) or zipped(file.name) or file.size <= block_bytes:
+    if not is_cut(file, block_bytes):
         return [Part(file, 0, file.size, 1)]
     starts = [(0, 1)]  # bytes, and numbers of lines
     with open(file.path, "rb") as stream:

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from .document_files import Document, Form, read_documents
 from .input_files import Part, zipped
+from .workers import naming
 
 Verdict = Callable[[Document], dict[str, Any] | None]  # None: kept; else why not, for the report
 
@@ -133,13 +134,16 @@ def join_blocks(folders: Sequence[Path], blocks: Sequence[Sequence[Part]], out: 
         blocks: their parts.
         out: folder of the output.
     """
+    (out / "documents").mkdir(exist_ok=True)  # also where nothing is kept
     for kind in ("documents", "aside"):
         for name, segments in _by_file(kind, folders, blocks):
             target = out / kind / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            _join(segments, target)
+            join_files(segments, target)
     for kind in ("dropped", "aside"):
-        _join([folder / f"{kind}.jsonl" for folder in folders], out / f"{kind}.jsonl", keep=True)
+        join_files(
+            [folder / f"{kind}.jsonl" for folder in folders], out / f"{kind}.jsonl", keep=True
+        )
     return add_counts(folders)
 
 
@@ -174,12 +178,13 @@ def _by_file(
         yield name, segments
 
 
-def _join(segments: Sequence[Path], target: Path, keep: bool = False) -> None:
+def join_files(segments: Sequence[Path], target: Path, keep: bool = False) -> None:
+    """Put files together as one; with keep, they stay, else the only one may become the target."""
     if len(segments) == 1 and not keep:
         os.replace(segments[0], target)
         return
     aside = segments[0].with_name(".joined")
-    with aside.open("wb") as stream:
+    with naming(target), aside.open("wb") as stream:
         for path in segments:
             with path.open("rb") as segment:
                 shutil.copyfileobj(segment, stream, 2**20)

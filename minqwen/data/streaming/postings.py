@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ...backend import Array
+from .workers import save_array
 
 
 def write_postings(path: Path, keys: Array, documents: Array) -> None:
@@ -33,7 +34,7 @@ def write_postings(path: Path, keys: Array, documents: Array) -> None:
     table = np.empty((len(keys) + 1, len(order)), np.uint64)
     for row, values in zip(table, [*keys, documents], strict=True):
         row[:] = values[order]
-    np.save(path, table)
+    save_array(path, table)
 
 
 def ranges(postings: int, at_once: int) -> list[tuple[int, int]]:

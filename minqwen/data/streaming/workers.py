@@ -157,7 +157,8 @@ def once(path: Path, write: Callable[[Path], object]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")  # of this worker only
         try:
-            write(aside)
+            with naming(path):
+                write(aside)
             os.replace(aside, path)
         except BaseException as error:
             _remove(aside)
@@ -170,8 +171,36 @@ def save_whole(path: Path, array: Array) -> None:
     """Write an array to path, in place of what was there, which others may be reading."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
-    np.save(aside, array)
+    with naming(path):
+        save_array(aside, array)
     os.replace(aside, path)
+
+
+def save_array(path: Path, array: Array) -> None:
+    """Write a file like np.save, which does not tell that the disk is full."""
+    array = np.ascontiguousarray(array)
+    with path.open("wb") as stream:
+        header = np.lib.format.header_data_from_array_1_0(array)
+        np.lib.format.write_array_header_1_0(stream, header)
+        stream.write(array.data)
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Put the path into an error of the disk that names none: "no space left", but where?
+
+    >>> with naming("out/a.npy"):
+    ...     raise OSError(28, "No space left on device")
+    Traceback (most recent call last):
+    ...
+    OSError: [Errno 28] No space left on device: 'out/a.npy'
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 
 
 def _remove(path: Path) -> None:

@@ -187,6 +187,22 @@ def test_a_file_that_was_changed_since_it_was_found_is_not_read(tmp_path):
         list(read_documents(part, Form()))
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "a.jsonl.gz"])
+def test_a_disk_that_fails_names_the_file(tmp_path, monkeypatch, name):
+    """The error of the kernel names none."""
+
+    def fails(*args):
+        raise OSError(5, "Input/output error")
+
+    (tmp_path / name).write_bytes(b'{"text":"1"}\n')
+    (found,) = find_files([tmp_path / name], but=tmp_path / "out")
+    (part,) = cut_file(found, 100)
+    for kind in ("_lines", "_all"):
+        monkeypatch.setattr(document_files, kind, fails)
+    with pytest.raises(OSError, match=rf"Input/output error: '.*/{name}'"):
+        list(read_documents(part, PLAIN))
+
+
 def test_known_lines_are_read_but_not_looked_into(tmp_path, monkeypatch):
     """What is no document is told again; bytes and numbers of lines are the same."""
     data = BOM + b'{"text":"1"}\n\n[2]\n{"text":"a\xff"}\r\n{"text":"5"}\n'

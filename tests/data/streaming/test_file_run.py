@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from helpers.document_files import (
     SETTINGS,
@@ -22,9 +21,11 @@ from helpers.document_files import (
 )
 
 from minqwen.data.streaming import dedup_files as file
-from minqwen.data.streaming import stream_dedup, workers
+from minqwen.data.streaming import dedup_groups, dedup_sketch, postings, stream_dedup, workers
 from minqwen.data.streaming.dedup_files import dedup_files
 from minqwen.data.streaming.workers import OneProcess
+
+SAVERS = [workers, postings, dedup_sketch, dedup_groups]
 
 
 class Stop(BaseException):
@@ -48,12 +49,16 @@ def whole(tmp_path):
 
 
 def stopping(patch, owner, name, at, how):
-    """Make the call number `at` of owner.name raise Stop: before, after, or with half of it done.
+    """Make the call number `at` of a function raise Stop: before, after, or with half of it done.
+
+    Args:
+        owner: who has it under this name; or several, that have the same.
 
     Returns:
         A list that grows with each call.
     """
-    original, calls = getattr(owner, name), []
+    owners = owner if isinstance(owner, list) else [owner]
+    original, calls = getattr(owners[0], name), []
 
     def call(*args, **kwargs):
         calls.append(args)
@@ -66,7 +71,8 @@ def stopping(patch, owner, name, at, how):
             target.write_bytes(target.read_bytes()[: target.stat().st_size // 2])
         raise Stop
 
-    patch.setattr(owner, name, call)
+    for one in owners:
+        patch.setattr(one, name, call)
     return calls
 
 
@@ -75,7 +81,7 @@ def stopping(patch, owner, name, at, how):
     [
         (os, "replace", "before", 15),
         pytest.param(os, "replace", "after", 15, marks=pytest.mark.slow),
-        pytest.param(np, "save", "half", 12, marks=pytest.mark.slow),
+        pytest.param(SAVERS, "save_array", "half", 12, marks=pytest.mark.slow),
         (Path, "write_text", "half", 4),
         (file, "write_deduplicated", "before", 2),
         (stream_dedup, "compare_pairs", "after", 1),
@@ -104,6 +110,25 @@ def test_stopped_at_any_moment_it_goes_on_to_the_same_folder(
         shutil.rmtree(out)
     assert at >= least
     assert everything(out) == whole
+
+
+def test_only_files_that_are_to_be_cut_are_jobs(tmp_path):
+    """To send a job takes a worker longer than to read a small file."""
+    write_files(tmp_path / "in", corpus(15, seed=0))
+    sent = []
+
+    class Counting(OneProcess):
+        def map(self, function, jobs):
+            jobs = list(jobs)
+            sent.append(jobs)
+            return map(function, jobs)
+
+    workers = Counting()
+    dedup_files([tmp_path / "in"], tmp_path / "out", SETTINGS, workers, all_of, block_bytes=2000)
+    assert [Path(file.name).name for file in sent[0]] == ["a.jsonl", "e.jsonl"]
+    sent.clear()
+    dedup_files([tmp_path / "in"], tmp_path / "one", SETTINGS, workers, all_of, block_bytes=10**9)
+    assert sent[0] == []
 
 
 def test_stopped_again_and_again_it_ends(tmp_path, whole, monkeypatch):

@@ -142,6 +142,18 @@ def test_mistakes_are_named(tmp_path):
         find_files([tmp_path / "pipe"], out)
 
 
+def test_a_file_that_two_arguments_hold_is_not_read_twice(tmp_path):
+    a = tmp_path / "a"
+    (a / "inner").mkdir(parents=True)
+    (a / "inner" / "x.txt").write_text("x", encoding="utf-8")
+    (tmp_path / "link").symlink_to(a)
+    others = "a", "a/inner", "a/inner/x.txt", "a/../a/inner/x.txt", "link", "link/inner/x.txt"
+    for other in others:
+        for paths in ([a, tmp_path / other], [tmp_path / other, a]):
+            with pytest.raises(ValueError, match=r"a/inner/x.txt is named twice"):
+                find_files(paths, tmp_path / "out")
+
+
 def test_a_folder_that_cannot_be_read_is_an_error_and_not_left_out(tmp_path, monkeypatch):
     (tmp_path / "in" / "closed").mkdir(parents=True)
     (tmp_path / "in" / "a.txt").write_text("a", encoding="utf-8")

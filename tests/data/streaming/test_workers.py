@@ -8,8 +8,16 @@ from pathlib import Path
 import pytest
 from helpers.document_files import SETTINGS, all_of, corpus, everything, write_files
 
+from minqwen.data.streaming import workers
 from minqwen.data.streaming.dedup_files import dedup_files
-from minqwen.data.streaming.workers import OneProcess, dask_workers, once, save_whole
+from minqwen.data.streaming.workers import (
+    OneProcess,
+    dask_workers,
+    naming,
+    once,
+    save_array,
+    save_whole,
+)
 
 
 def test_one_process_is_map():
@@ -66,6 +74,43 @@ def test_save_whole_replaces_under_a_reader(tmp_path):
     assert before.sum() == 0
     assert np.load(path).sum() == 2
     assert [p.name for p in tmp_path.iterdir()] == ["x.npy"]
+
+
+def test_arrays_are_written_as_numpy_writes_them(tmp_path):
+    import numpy as np
+
+    square = np.arange(6, dtype=np.uint64).reshape(2, 3)
+    for array in (np.zeros(0), np.arange(5) > 2, square, square.T, square[:, ::2], square[:0]):
+        save_array(tmp_path / "x.npy", array)
+        np.save(tmp_path / "y.npy", np.ascontiguousarray(array))
+        assert (tmp_path / "x.npy").read_bytes() == (tmp_path / "y.npy").read_bytes()
+        np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), array)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has this file")
+def test_a_full_disk_is_told_with_a_path(tmp_path, monkeypatch):
+    """np.save says "80000 requested and 4096 written", and other writing names no file."""
+    import numpy as np
+
+    full = Path("/dev/full")
+    writers = [
+        lambda aside: save_array(full, np.zeros(10_000)),
+        lambda aside: full.write_text("x" * 10_000, encoding="utf-8"),
+    ]
+    for write in writers:
+        with pytest.raises(OSError, match=r"No space left on device: '.*/x\.npy'") as found:
+            once(tmp_path / "x.npy", write)
+        assert found.value.errno == 28
+    monkeypatch.setattr(workers, "save_array", lambda path, array: writers[1](path))
+    with pytest.raises(OSError, match=r"No space left on device: '.*/x\.npy'"):
+        save_whole(tmp_path / "x.npy", np.zeros(3))
+
+
+def test_errors_that_name_a_file_or_are_ours_stay_as_they_are(tmp_path):
+    for error in (FileNotFoundError(2, "No such file", "theirs"), FileExistsError("another --out")):
+        with pytest.raises(type(error)) as found, naming("ours"):
+            raise error
+        assert found.value is error
 
 
 def test_without_dask_the_line_for_pip_is_told(monkeypatch):
