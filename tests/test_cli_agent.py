@@ -1,5 +1,6 @@
 """`minqwen agent`: the command around react, with a scripted model and with one of ours."""
 
+import functools
 import json
 import sys
 
@@ -99,7 +100,7 @@ def test_why_there_is_no_answer_is_told_in_words(script, capsys, written, told):
         ([*SERVER, "--key-from", "MINQWEN_NO_SUCH_KEY"], "MINQWEN_NO_SUCH_KEY"),
         (["--model", "no-such-folder"], "no-such-folder"),
         ([*SERVER, "--seed", "-1"], "--seed"),
-        ([*SERVER, "--max-steps", "0"], "max_steps"),
+        ([*SERVER, "--max-steps", "0"], "error: max_steps must be 1 or more, got 0"),
     ],
 )
 def test_wrong_use(script, capsys, options, message):
@@ -114,7 +115,7 @@ def test_a_dictionary_of_the_user(script, capsys, tmp_path):
     file = tmp_path / "words.tsv"
     file.write_text("ferry\t渡船\n", encoding="utf-8")
     script('Thought: Look.\nAction: dictionary\nAction Input: {"term": "ferry"}\n', ANSWER)
-    options = ["--tools", "dictionary", "--dictionary", str(file)]
+    options = ["--tools", "calculator, dictionary", "--dictionary", str(file)]
     assert main(["agent", "ferry?", *SERVER, *options]) == 0
     assert "渡船" in capsys.readouterr().out
 
@@ -133,6 +134,19 @@ def test_code_is_run_in_the_folder(script, capsys, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="limits are those of Linux")
+def test_a_weak_guard_is_told_in_words(script, capsys, tmp_path, monkeypatch):
+    script(ANSWER)
+    weak = functools.partial(agent.CodeInterpreter, without=("landlock",))
+    monkeypatch.setattr(agent, "CodeInterpreter", weak)
+    options = ["--tools", "code_interpreter", "--work", str(tmp_path / "work")]
+    assert main(["agent", "6 * 7?", *SERVER, *options]) == 0
+    err = capsys.readouterr().err
+    assert "files: inside Python;" in err
+    assert "a guard 'inside Python' stops mistakes, not intent: ctypes gets past it" in err
+
+
+@pytest.mark.slow
 def test_a_model_of_ours_writes_piece_by_piece(capsys, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("Thought: a b c\nAction: x\n" * 200, encoding="utf-8")
@@ -147,3 +161,6 @@ def test_a_model_of_ours_writes_piece_by_piece(capsys, tmp_path):
         main(["agent", "q", "--model", str(run), *options, *more])
         written = facts["text"][len(facts["text"].split("Question: q\n")[0] + "Question: q\n") :]
         assert written.strip() in capsys.readouterr().out
+        step = facts["steps"][0]
+        assert step["prompt_tokens"] > 100
+        assert step["answer_tokens"] is not None

@@ -23,7 +23,8 @@ BLOCK_LINE = re.compile(r"^[ \t]*```([^`\n]*)$", re.MULTILINE)
 BLOCK_END = re.compile(r"^[ \t]*```", re.MULTILINE)
 BLOCK_ON_ONE_LINE = re.compile(r"```[^`\n]+```")
 NO_SPACE = re.compile(r"\S")
-INVENTED = re.compile(r"\s*Observation\s*[:：]", re.IGNORECASE)
+STOP = "Observation:"
+INVENTED = re.compile(r"Observation\s*[:：]", re.IGNORECASE)
 JSON = json.JSONDecoder(strict=False)
 
 
@@ -36,7 +37,8 @@ def closed_input(text: str, begins: int) -> int | None:
 
     Returns:
         The place after it; None where it is neither, is not closed, or goes on in the same line
-        after an object: {"a": 1}["a"] is code. An observation there is the model's invention.
+        after an object: {"a": 1}["a"] is code. An observation there is the model's invention, and
+        its beginning is what a stop string left over.
 
     >>> closed_input('{"a": 1}\\nThat is all.', 0), closed_input('{"a": 1}["a"]', 0)
     (8, None)
@@ -48,8 +50,8 @@ def closed_input(text: str, begins: int) -> int | None:
         except (ValueError, RecursionError):
             return None
         line_end = text.find("\n", end)
-        rest = text[end : len(text) if line_end < 0 else line_end]
-        return end if not rest.strip() or INVENTED.match(rest) else None
+        rest = text[end : len(text) if line_end < 0 else line_end].strip()
+        return end if not rest or INVENTED.match(rest) or is_left_over(rest) else None
     if text.startswith("```", start):
         match = BLOCK_ON_ONE_LINE.match(text, start) or BLOCK_END.search(text, start + 3)
         return match.end() if match else None
@@ -76,6 +78,15 @@ def closed_blocks(text: str, begins: int) -> list[tuple[int, int]]:
             blocks.append((opened, begins + match.end()))
             opened = None
     return blocks
+
+
+def is_left_over(line: str) -> bool:
+    """Say whether a line is the beginning of "Observation:", three letters or more.
+
+    >>> is_left_over("Observ"), is_left_over("Ob"), is_left_over("Observer")
+    (True, False, False)
+    """
+    return len(line) >= 3 and STOP.startswith(line)
 
 
 def _skip_space(text: str, at: int) -> int:

@@ -137,6 +137,7 @@ class CodeInterpreter:
                 raise ValueError("this code interpreter is closed")
             note = self._ready_kernel()
             assert self._kernel is not None
+            code = code.encode("utf-8", "replace").decode("utf-8")  # halves of characters
             before = files_in(self.folder)
             answer = Answer(self.folder, self.limits)
             try:

@@ -15,6 +15,9 @@ vLLM, SGLang, llama.cpp, Ollama and others offer the same two paths:
 A server leaves the stop string out of its text. Some do not, or let a part of it through; so the
 text is cut here once more, and react_parse.py drops a beginning of it.
 
+A key stands in no message, though some servers repeat the one they refuse. Compressed answers are
+refused: 16 KiB may unpack to 16 MiB.
+
 Paper:    Qwen Technical Report, 3.4 Tool Use, Code Interpreter, and Agent.
 Origin:   the API reference of OpenAI; `continue_final_message` and `add_generation_prompt` of vLLM.
 Differs:  without a key none is looked for in the environment: it may belong to another server.
@@ -22,11 +25,13 @@ Differs:  without a key none is looked for in the environment: it may belong to 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from ..extras import require_extra
 
@@ -75,7 +80,8 @@ def openai_generate(
 
     Raises:
         ImportError: the package openai is missing.
-        TypeError, ValueError: stop is one text, or more than can be asked for together.
+        TypeError, ValueError: stop is one text, base_url no address, a key no header, or more is
+            asked for than goes together.
 
     >>> openai_generate("http://localhost:8000/v1", "m", chat=False, continue_answer=True)
     Traceback (most recent call last):
@@ -86,6 +92,9 @@ def openai_generate(
         raise TypeError("stop must be a list of strings, got one str")
     if not chat and (continue_answer or system is not None):
         raise ValueError("continue_answer and system are for chats, this is chat=False")
+    place = _place(base_url)
+    if api_key and not (api_key.isascii() and api_key.isprintable() and api_key == api_key.strip()):
+        raise ValueError("api_key holds a line end, a space at its end or letters beyond ASCII")
     require_extra("openai", extra="agent")
     openai: Any = importlib.import_module("openai")
     request: dict[str, Any] = {
@@ -119,25 +128,42 @@ def openai_generate(
         answer = client.chat.completions.create(messages=messages, extra_body=extra, **request)
         return _text(answer, "message")
 
+    def shown(said: object) -> str:
+        return (str(said).replace(api_key, "[key]") if api_key else str(said))[:SHOWN]
+
     def generate(prompt: str) -> str:
         try:
             text = ask(prompt)
         except (openai.APITimeoutError, TimeoutError):  # its own, or that of _bounded_client
-            raise TimeoutError(f"{base_url} gave no answer within {timeout} seconds") from None
+            raise TimeoutError(f"{place} gave no answer within {timeout} seconds") from None
         except openai.APIStatusError as error:
-            said = error.response.text[:SHOWN]
-            raise RuntimeError(f"{base_url} answered {error.status_code}: {said}") from error
+            said = shown(error.response.text)
+            raise RuntimeError(f"{place} answered {error.status_code}: {said}") from None
         except openai.APIConnectionError as error:
-            raise ConnectionError(f"{base_url} cannot be reached: {error.__cause__}") from error
+            raise ConnectionError(f"{place} cannot be reached: {shown(error.__cause__)}") from None
         except (openai.OpenAIError, ValueError, RecursionError) as error:  # no JSON, or another one
-            said = str(error)[:SHOWN]
-            raise RuntimeError(f"{base_url} answered something else than a text: {said}") from error
+            said = shown(error)
+            raise RuntimeError(f"{place} answered something else than a text: {said}") from None
         text = text.encode("utf-8", "replace").decode("utf-8")  # halves of characters
         found = [at for word in stop if (at := text.find(word)) >= 0]
         return text[: min(found, default=len(text))]
 
     weakref.finalize(generate, connection.close)
     return generate
+
+
+def _place(base_url: str) -> str:
+    """Return the address of a server as it may be shown: without a name and password in it.
+
+    >>> _place("http://me:secret@localhost:8000/v1")
+    'http://localhost:8000/v1'
+    """
+    with contextlib.suppress(ValueError):  # of a port, or [ ]
+        parts = urlsplit(base_url)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+    address = base_url.rpartition("@")[2]
+    raise ValueError(f"the server must be like http://localhost:8000/v1, got {address!r:.80}")
 
 
 def _bounded_client(openai: Any, timeout: float) -> Any:
@@ -147,6 +173,8 @@ def _bounded_client(openai: Any, timeout: float) -> Any:
     """
 
     def pieces(response: Any, stream: Iterable[bytes], deadline: float) -> Iterator[bytes]:
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            raise ValueError("it is compressed, which was not asked for")
         size = 0
         for piece in stream:
             size += len(piece)
@@ -164,7 +192,11 @@ def _bounded_client(openai: Any, timeout: float) -> Any:
         }
         response.stream = type("Bounded", (kind,), methods)()  # httpx looks at its kind
 
-    return openai.DefaultHttpxClient(timeout=timeout, event_hooks={"response": [bound]})
+    return openai.DefaultHttpxClient(
+        timeout=timeout,
+        headers={"Accept-Encoding": "identity"},
+        event_hooks={"response": [bound]},
+    )
 
 
 def _messages(prompt: str, system: str | None, continue_answer: bool) -> list[dict[str, str]]:

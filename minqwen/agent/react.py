@@ -142,11 +142,9 @@ def run_react(
     Thought: I see.
     Final Answer: 12:30
     """
-    if max_steps < 1 or observation_limit < 1:
-        raise ValueError(
-            "max_steps and observation_limit must be 1 or more, got "
-            f"{max_steps} and {observation_limit}"
-        )
+    for name, value in (("max_steps", max_steps), ("observation_limit", observation_limit)):
+        if value < 1:
+            raise ValueError(f"{name} must be 1 or more, got {value}")
     question = react_prompt(query, tools, language=language, history=history, separator=separator)
     parts: list[tuple[str, bool]] = [(question + "\n", False)]
     steps: list[ReactStep] = []

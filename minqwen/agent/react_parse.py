@@ -13,7 +13,8 @@ The rules, from the top:
    text. An `Action Input:` may also stand on the line of its `Action:`.
 2. The text ends where the model begins to play the other parts: at the first `Observation:`, and at
    a `Question:` after an action or an answer. A last line that is the beginning of "Observation:",
-   three letters or more, is what a stop string left over, and is dropped.
+   three letters or more, is what a stop string left over, and is dropped; so it is on the line of
+   a JSON object's end.
 3. The first action that has an input wins, over an answer too, before it or after it: as in the
    release. An action without input wins only where there is no answer.
 4. An action input that begins with a JSON object, or with three backticks, ends where that does
@@ -33,9 +34,10 @@ Differs:  the release finds "\\nAction:" letter by letter, in react_demo.py the 
 from __future__ import annotations
 
 import re
+from bisect import bisect
 from typing import NamedTuple
 
-from .closed_text import closed_blocks, closed_input
+from .closed_text import closed_blocks, closed_input, is_left_over
 
 # every run of spaces has a limit, so that no text takes longer than its length
 LABEL = re.compile(
@@ -46,7 +48,6 @@ LABEL = re.compile(
 )
 INPUT_ON_THE_LINE = re.compile(r"\bAction[ \t_]{0,4}Input[ \t]{0,4}[:：]", re.IGNORECASE | re.ASCII)
 OPENED_BLOCK = re.compile(r"\s*(?:```[^`\n]*\n\s*)?")
-STOP = "Observation:"
 AROUND_NAMES = " \t\u3000`'\"[]*,;，；"
 
 
@@ -118,7 +119,7 @@ def _first_action(sections: list[_Section]) -> tuple[int, Step] | None:
     """Return the first action that has an input, or else the first; and its last section."""
     without: tuple[int, Step] | None = None
     for i, section in enumerate(sections):
-        name = section.text.partition("\n")[0].strip(AROUND_NAMES).rstrip("." + AROUND_NAMES)
+        name = _name(section.text)
         if section.label != "action" or not name:
             continue
         for j in range(i + 1, len(sections)):
@@ -132,7 +133,7 @@ def _first_action(sections: list[_Section]) -> tuple[int, Step] | None:
 
 def _name(text: str) -> str:
     """Return the name of a tool that an action's text gives."""
-    return text.partition("\n")[0].strip(AROUND_NAMES).rstrip(".")
+    return text.partition("\n")[0].strip(AROUND_NAMES).rstrip("." + AROUND_NAMES)
 
 
 def _sections(text: str) -> list[_Section]:
@@ -194,7 +195,8 @@ def _next_label(
             return "actioninput", match.start(), match.end()
     for match in LABEL.finditer(text, at):
         start, after = match.span()
-        if any(first <= start < last for first, last in blocks):
+        inside = bisect(blocks, (start, len(text)))  # they stand in order
+        if inside and start < blocks[inside - 1][1]:
             continue
         bold, bold_end = match["bold"], match["bold_end"]
         if bold and not bold_end and text.startswith(bold, after):
@@ -207,7 +209,7 @@ def _without_left_over(text: str, end: int) -> int:
     """Return where the text ends without the beginning of the stop string on its last line."""
     whole = text[:end].rstrip()
     last = whole.rpartition("\n")[2].strip()
-    return len(whole) - len(last) if len(last) >= 3 and STOP.startswith(last) else end
+    return len(whole) - len(last) if is_left_over(last) else end
 
 
 def has_label(text: str) -> bool:

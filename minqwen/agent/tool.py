@@ -129,7 +129,7 @@ def call_tool(tools: Mapping[str, Tool], name: str, argument_text: str | None) -
     try:
         result: object = tool.call(**arguments)
     except Exception as error:
-        return _error(f"{type(error).__name__}: {error}"[:LONGEST_MESSAGE])
+        return _error(_told(error))
     if isinstance(result, str):
         result = Observation(result)
     if not isinstance(result, Observation) or not isinstance(result.text, str):
@@ -184,9 +184,18 @@ def _misfit(call: Callable[..., Any], arguments: Mapping[str, Any]) -> str:
 
 def _unknown(tools: Mapping[str, Tool], name: str) -> str:
     folded = {known.casefold(): known for known in tools}
-    near = get_close_matches(name.casefold()[:100], folded, n=1)
+    asked = name.casefold()[:100]
+    near = get_close_matches(asked, folded, n=1) or [known for known in folded if known in asked]
     hint = f", did you mean {folded[near[0]]}?" if near else "."
     return f"there is no tool {name!r:.80}{hint} The tools are: {', '.join(tools)}"
+
+
+def _told(error: Exception) -> str:
+    """Return type and message of an error of a tool, whose message may fail as well."""
+    try:
+        return f"{type(error).__name__}: {error}"[:LONGEST_MESSAGE]
+    except Exception:
+        return type(error).__name__
 
 
 def _error(text: str) -> Observation:

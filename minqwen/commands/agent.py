@@ -28,6 +28,7 @@ import numpy as np
 
 from ..agent.code_interpreter import CodeInterpreter, code_interpreter_tool
 from ..agent.kernel.kernel_answer import printable_text
+from ..agent.kernel.kernel_process import PYTHON
 from ..agent.openai_server import openai_generate
 from ..agent.react import Generate, run_react
 from ..agent.tool import Tool, make_tools
@@ -98,11 +99,13 @@ def run(args: argparse.Namespace) -> int:
     question = args.question if args.question is not None else read_stdin()
     shown = Shown(args)
     with chosen_tools(args) as tools:
+        generate, count = own_model(args, shown) if args.model else (server(args), None)
         transcript = run_react(
             question,
             make_tools(tools),
-            shown.watched(own_model(args, shown) if args.model else server(args)),
+            shown.watched(generate),
             max_steps=args.max_steps,
+            count_tokens=count,
             language=args.language,
         )
     if args.json:
@@ -157,8 +160,12 @@ class Shown:
         return ask
 
 
-def own_model(args: argparse.Namespace, shown: Shown) -> Callable[[str], str]:
-    """Return what continues a text with a model of ours, and shows it piece by piece.
+def own_model(
+    args: argparse.Namespace, shown: Shown
+) -> tuple[Callable[[str], str], Callable[[str], int]]:
+    """Return what continues a text with a model of ours, and shows it; and what counts its tokens.
+
+    The tokens of a chat template are not counted, since they are around the text and not in it.
 
     Raises:
         FileNotFoundError: there is no checkpoint, or no tokenizer.
@@ -167,7 +174,7 @@ def own_model(args: argparse.Namespace, shown: Shown) -> Callable[[str], str]:
     folder = checkpoint_of(args.model)
     config, params = load_checkpoint(folder)
     tokenizer = Tokenizer.from_pretrained(folder)
-    return text_generator(
+    write = text_generator(
         to_device(params, args.device),
         config,
         tokenizer,
@@ -178,6 +185,7 @@ def own_model(args: argparse.Namespace, shown: Shown) -> Callable[[str], str]:
         chat=IM_START in tokenizer.special_tokens and not args.completion,
         on_text=shown.piece,
     )
+    return write, lambda text: len(tokenizer.encode(text, disallowed_special=()))
 
 
 def server(args: argparse.Namespace) -> Callable[[str], str]:
@@ -210,7 +218,7 @@ def chosen_tools(args: argparse.Namespace) -> Iterator[list[Tool]]:
         ValueError: a name is unknown, or an option goes with no tool.
         OSError: limits are missing here and --unsafe was not said, or a file cannot be read.
     """
-    names = list(filter(None, args.tools.split(",")))
+    names = [name.strip() for name in args.tools.split(",") if name.strip()]
     if unknown := [name for name in names if name not in TOOLS]:
         raise ValueError(f"--tools knows {', '.join(TOOLS)}, not {', '.join(unknown)}")
     if args.dictionary and "dictionary" not in names:
@@ -230,5 +238,10 @@ def chosen_tools(args: argparse.Namespace) -> Iterator[list[Tool]]:
                 f"{about.network}; guards: {', '.join(about.guards) or 'none'}",
                 file=sys.stderr,
             )
+            if PYTHON in (about.files, about.network, about.other_processes):
+                print(
+                    f"a guard {PYTHON!r} stops mistakes, not intent: ctypes gets past it",
+                    file=sys.stderr,
+                )
             made[INTERPRETER] = code_interpreter_tool(interpreter)
         yield [made[name] for name in names]

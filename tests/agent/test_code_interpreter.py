@@ -88,15 +88,39 @@ def test_long_output_is_cut_in_the_middle(interpreter):
     assert seen.text.endswith("z" * 199)
     assert "characters left out" in seen.text
     assert len(seen.text) < 500
+    assert interpreter.run("print('a' * 5000)\n6 * 7").text.endswith("aaa\n42")  # last as ever
     assert len(interpreter.run("'v' * 10**6").text) < 700
     huge = interpreter.run("print('a' * 10**8)\nraise ValueError('b' * 10**7)")
     assert "99999601 characters left out" in huge.text  # cut before it is sent, not lost
     assert "ValueError: bbb" in huge.text
 
 
+def test_what_was_printed_fills_no_memory(interpreter):
+    """IPython keeps it for a history that nobody reads: 200 MB here."""
+    seen = interpreter.run(
+        "import resource, sys\n"
+        "most = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = most()\n"
+        "for k in range(10_000):\n"
+        "    print('y' * 10_000)\n"
+        "    sys.stderr.write('z' * 10_000) and None\n"
+        "(most() - before) // 1024"
+    )
+    assert int(seen.text.rpartition("\n")[2]) < 30  # MiB
+
+
+def test_a_stream_that_was_replaced_is_put_back(interpreter):
+    """Else the model would see nothing any more, and not know why."""
+    interpreter.run("import io, sys\nsys.stdout = kept = io.StringIO()\nprint('kept')")
+    assert interpreter.run("print('seen')\nkept.getvalue()").text == "seen\n'kept\\n'"
+    interpreter.run("sys.stdout = sys.stderr = None")
+    assert interpreter.run("print('seen')") == ("seen", False, ())
+
+
 def test_every_alphabet_and_no_alphabet(interpreter):
     assert interpreter.run("print('日本 😀 é')").text == "日本 😀 é"
     interpreter.run("print('\\ud800')").text.encode("utf-8")
+    assert interpreter.run("print('\ud800')") == ("?", False, ())  # in the code itself
     seen = interpreter.run("import os\nos.write(1, bytes(range(256)))\nNone")
     assert "ABC" in seen.text
     seen.text.encode("utf-8")
@@ -303,6 +327,15 @@ def test_a_user_without_a_home_and_a_folder_with_blanks(tmp_path, monkeypatch):
     with CodeInterpreter(tmp_path / "an odd 文件夹", limits=LIMITS) as interpreter:
         seen = interpreter.run("open('x', 'w').close()\n1 + 1")
     assert seen == ("2", False, (f"{interpreter.folder}/x",))
+
+
+def test_temporary_files_with_a_long_path(tmp_path, monkeypatch):
+    """The path of a socket would be too long."""
+    place = tmp_path / ("long" * 20)
+    place.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(place))
+    with CodeInterpreter(tmp_path / "work", limits=LIMITS) as interpreter:
+        assert interpreter.run("6 * 7").text == "42"
 
 
 @pytest.mark.filterwarnings("ignore:.*fork")  # JAX warns too, where other tests loaded it

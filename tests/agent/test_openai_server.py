@@ -2,10 +2,12 @@
 
 import contextlib
 import functools
+import gzip
 import http.server
 import json
 import socket
 import threading
+import traceback
 
 import pytest
 
@@ -63,7 +65,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.requests.append((self.path, json.loads(body), self.headers))
-        status, kind, data = 200, "application/json", None
+        status, kind, data, *packed = 200, "application/json", None
         if self.server.broken == "silent":
             self.server.release.wait(10)
             return
@@ -79,7 +81,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                     self.server.release.wait(pause)
             return
         if self.server.broken is not None:
-            status, kind, data = self.server.broken
+            status, kind, data, *packed = self.server.broken
         elif self.path not in PATHS:
             status, data = 404, json.dumps({"error": {"message": "no such path"}})
         else:
@@ -87,9 +89,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.send_response(status)
             self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(data.encode())))
+            data = data.encode() if isinstance(data, str) else data
+            self.send_header("Content-Length", str(len(data)))
+            if packed:
+                self.send_header("Content-Encoding", packed[0])
             self.end_headers()
-            self.wfile.write(data.encode())
+            self.wfile.write(data)
 
     def log_message(self, *args):
         pass
@@ -268,6 +273,40 @@ def test_an_answer_that_does_not_end(server, monkeypatch):
     server.broken = "endless"
     with pytest.raises(RuntimeError, match="something else than a text: over 2097152 bytes"):
         writer(server)("?")
+
+
+def test_an_answer_that_unpacks_to_much_is_not_unpacked(server):
+    """A bound on what comes bounds nothing if it unpacks to a thousand times as much."""
+    server.broken = (200, "application/json", gzip.compress(b" " * 2**20), "gzip")
+    with pytest.raises(RuntimeError, match="something else than a text: it is compressed"):
+        writer(server)("?")
+    assert server.requests[0][2]["Accept-Encoding"] == "identity"
+
+
+@pytest.mark.parametrize("before", [0, 270], ids=["at the beginning", "over the border"])
+def test_a_key_that_a_server_repeats_is_not_shown(server, before):
+    key = "-".join(("k", "secret"))  # else a traceback shows it, from here
+    error = json.dumps({"error": "x" * before + " no such key: " + key})
+    server.broken = (401, "application/json", error)
+    with pytest.raises(RuntimeError, match="answered 401") as raised:
+        writer(server, api_key=key)("?")
+    assert server.requests[0][2]["Authorization"] == f"Bearer {key}"
+    assert key[:3] not in "".join(traceback.format_exception(raised.value))
+
+
+@pytest.mark.parametrize("key", ["k-secret\n", "k-secret ", "k-secret\nHost: x", "k-secret密"])
+def test_a_key_that_is_no_header_is_refused_and_not_shown(key):
+    with pytest.raises(ValueError, match=r"^api_key holds a line end") as raised:
+        openai_generate("http://localhost/v1", "m", key)
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "localhost:8000", "ftp://a/v1", "http://", "http://[::1", "http://a:99999"]
+)
+def test_what_is_no_address(url):
+    with pytest.raises(ValueError, match="must be like http://localhost:8000/v1, got"):
+        openai_generate(url, "m")
 
 
 def test_a_call_in_a_field_of_its_own_is_no_empty_text(server):

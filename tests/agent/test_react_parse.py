@@ -16,6 +16,8 @@ SAME = {  # texts that say the same as CLEAN
     "the stop string is there": CLEAN + "\nObservation:",
     "its first token is there": CLEAN + "\nObserv",
     "its first token and a space": CLEAN + "\nObserv ",
+    "its first token on the line of the object": CLEAN + "Observ",
+    "the same after a space": CLEAN + " Observa",
     "half of it, then all of it": CLEAN + "\nObserv \nObservation: 42",
     "an invented observation": CLEAN + "\nObservation: 41\nThought: Good.\nFinal Answer: 41",
     "two calls": CLEAN + "\nObservation: 1\nAction: other\nAction Input: {}",
@@ -306,7 +308,14 @@ def test_an_observation_on_the_line_of_the_object_is_dropped():
 
 @pytest.mark.parametrize(
     "line",
-    ["Action Input: ```", "Final Answer: ```a", "Action:", 'Action: a\nAction Input: {"a":', " "],
+    [
+        "Action Input: ```",
+        "Final Answer: ```a",
+        "Final Answer:\n```\nAction:\n```",
+        "Action:",
+        'Action: a\nAction Input: {"a":',
+        " ",
+    ],
 )
 def test_a_long_text_takes_no_longer_than_its_length(line):
     begin = time.perf_counter()

@@ -38,7 +38,9 @@ def test_blanks_around_a_name_do_not_count(name):
     assert call_tool(make_tools([tool()]), name, '{"n": 1}').text == "1"
 
 
-@pytest.mark.parametrize("name", ["Show", "sho", "show()", "show.", ""])
+@pytest.mark.parametrize(
+    "name", ["Show", "sho", "show()", "show.", 'show({"n": 1, "of": "2"})', ""]
+)
 def test_another_name_is_not_guessed_but_told(name):
     other = tool(name="calculator")
     seen = call_tool(make_tools([tool(), other]), name, '{"n": 1}')
@@ -73,6 +75,17 @@ def test_no_argument_is_no_error_where_none_is_needed():
 )
 def test_a_mistake_in_the_arguments_is_an_observation(text, message):
     assert call(text) == Observation(message, error=True)
+
+
+def test_an_error_whose_message_fails_as_well():
+    class Broken(Exception):
+        def __str__(self):
+            raise RuntimeError
+
+    def fail(n):
+        raise Broken
+
+    assert call('{"n": 1}', call=fail) == Observation("Broken", error=True)
 
 
 def test_what_a_tool_raises_is_an_observation_without_a_traceback():

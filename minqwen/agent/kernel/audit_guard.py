@@ -5,8 +5,8 @@ CPython calls a hook before it opens a file, connects a socket or starts a proce
 Python's gates only: code in C does not pass them, and `ctypes` reaches all of C from Python.
 
     stops          mistakes, careless code, and the simple tries of a model
-    does not stop  somebody who wants to get out: ctypes, an extension module, `dir_fd`, a race
-                   between the check of a path and its use
+    does not stop  somebody who wants to get out: ctypes, an extension module (ATTACH of sqlite),
+                   `dir_fd`, a race between the check of a path and its use
 
 So it never stands alone where the system itself can guard: see landlock.py, syscall_filter.py.
 

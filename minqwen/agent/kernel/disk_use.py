@@ -18,7 +18,7 @@ import os
 import stat
 from collections.abc import Iterable
 
-from .process_table import Process
+from .process_table import Process, has_ended
 
 REMOVED = " (deleted)"  # what the system writes behind the path of a file without a name
 FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
@@ -99,6 +99,9 @@ def removed_use(processes: Iterable[Process], folders: tuple[str, ...], largest:
                         mapped.add(int(line.split()[4]))
         except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
             continue
+        except PermissionError:
+            if not has_ended(process):
+                raise
     return sum(sizes.values()) + largest * len(mapped - set(sizes))
 
 

@@ -3,7 +3,7 @@
 The kernel runs foreign code, so whatever it sends may be forged: too large, endless, no JSON,
 nested a million times. Bounds on our side, which the code cannot reach:
 
-    one message      at most 16 MiB: beyond it ZeroMQ hangs up, and never calls again
+    one message      at most 16 MiB: beyond it the line is cut (message_gate.py), for good
     waiting ones     at most ten of them; the kernel waits with the rest, or drops them
     what is read     handed on one by one, so that the reader keeps no more than it wants
     not a message    passed over
@@ -34,9 +34,11 @@ from .disk_use import remove_folder
 from .kernel_limits import Limits
 from .kernel_process import Protection
 from .kernel_start import start_kernel
+from .message_gate import MessageGate
 
 LARGEST_MESSAGE = 16 * 2**20  # bytes
-WAITING_PARTS = 70  # a message has about seven parts
+WAITING = 10  # messages
+MOST_LISTS = 1_000_000  # in a message, dicts among them: a list without anything takes 64 bytes
 SEND_MILLISECONDS = 2000  # the kernel may be gone
 START_SECONDS = 120.0  # a busy machine
 PAUSE_SECONDS = 10.0
@@ -52,6 +54,15 @@ class Message(NamedTuple):
 
 class KernelEnded(Exception):
     """The kernel is no more; the text says why."""
+
+
+def _place_for_sockets() -> str | None:
+    """Say where the private folder goes; None: where temporary files go.
+
+    The path of a unix socket ends at 103 characters, and some clusters have long paths.
+    """
+    usual = os.fsencode(os.path.realpath(tempfile.gettempdir()))
+    return "/tmp" if os.name == "posix" and len(usual) > 80 else None
 
 
 class KernelConnection:
@@ -81,8 +92,9 @@ class KernelConnection:
         self._manager: Any = None
         self._client: Any = None
         self._context: Any = None
+        self._gates: list[MessageGate] = []
         self._process: subprocess.Popen[bytes] | None = None
-        self._runtime = Path(tempfile.mkdtemp(prefix="minqwen-"))
+        self._runtime = Path(tempfile.mkdtemp(prefix="minqwen-", dir=_place_for_sockets()))
         runtime = os.path.realpath(self._runtime)
         try:
             self._manager = start_kernel(folder, runtime, limits, without=without, unsafe=unsafe)
@@ -91,14 +103,25 @@ class KernelConnection:
             self._context = zmq.Context()
             self._context.linger = 0
             self._context.maxmsgsize = LARGEST_MESSAGE
-            self._context.rcvhwm = WAITING_PARTS
+            self._context.rcvhwm = WAITING
             self._context.sndtimeo = SEND_MILLISECONDS
             self._context.reconnect_ivl = -1  # the path of a socket may lead elsewhere by then
             self._client = self._manager.client(context=self._context)
-            self._client.start_channels(stdin=False, hb=False, control=False)
+            self._call(self._client, runtime)
         except BaseException:
             self.close()
             raise
+
+    def _call(self, client: Any, runtime: str) -> None:
+        """Connect to the kernel, through gates where there are unix sockets."""
+        if client.transport == "ipc":
+            kernel, client.ip = client.ip, f"{runtime}/g"
+            for port in (client.shell_port, client.iopub_port):
+                ways = f"{client.ip}-{port}", f"{kernel}-{port}"
+                self._gates.append(MessageGate(*ways, LARGEST_MESSAGE))
+        client.start_channels(stdin=False, hb=False, control=False)
+        for gate in self._gates:
+            gate.open()
 
     def _listen(self, timeout: float) -> list[dict[str, Any]]:
         """Read the watcher's lines; sets `ended`."""
@@ -194,7 +217,11 @@ class KernelConnection:
 
     def _read(self, socket: Any) -> Message | None:
         try:
-            _, message = self._client.session.recv(socket, mode=self._zmq.NOBLOCK)
+            parts = socket.recv_multipart(self._zmq.NOBLOCK)
+            if sum(part.count(b"[") + part.count(b"{") for part in parts) > MOST_LISTS:
+                return None
+            session = self._client.session
+            message = session.deserialize(session.feed_identities(parts)[1])
             kind, content = message["header"]["msg_type"], message["content"]
             request = message["parent_header"].get("msg_id", "")
         except Exception:  # signature, JSON, depth, types: it is from foreign code
@@ -238,6 +265,8 @@ class KernelConnection:
         if self._context is not None:
             self._context.term()
             self._context = None
+        for gate in self._gates:
+            gate.close()
         self._order(b"e")  # the watcher ends everything; a forked child of ours may hold the pipe
         process, self._process = self._process, None
         if process is not None:

@@ -3,8 +3,10 @@
 Runs inside the kernel, next to the code: it keeps honest code from flooding the reader, and cannot
 hold somebody who takes it apart. The reader has its own bounds (kernel_connection.py).
 
-    what is printed, by anything     cut in the middle as it comes; its end is sent with the cell's
+    what is printed, by anything     cut in the middle as it comes; its end is sent after the cell
     an error, a displayed value      cut before it is sent; large pictures are left out
+    what was printed, shown          IPython would keep it all until the kernel ends; forgotten here
+    sys.stdout that code replaced    put back when the cell is over, or the model would see no more
     a fork                           writes to the plain output, as the kernel's sockets are not its
 
 Paper: Qwen report, 3.4: the code interpreter whose answers are put back into the context.
@@ -14,6 +16,7 @@ Differs: none.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -36,6 +39,7 @@ class _Output:
     cut = MiddleCut(limit)
     lock = threading.Lock()
     displays = 0
+    streams: tuple[Any, Any] = (sys.stdout, sys.stderr)
 
     @classmethod
     def start_cell(cls, *_: Any) -> None:
@@ -46,6 +50,7 @@ class _Output:
     def end_cell(cls, *_: Any) -> None:
         with cls.lock:
             end, cls.cut = cls.cut.end(), MiddleCut(cls.limit)
+        sys.stdout, sys.stderr = cls.streams
         if end and isinstance(sys.stdout, CutStream):
             sys.stdout.write_at_once(end)
 
@@ -93,8 +98,20 @@ def cut_messages(shell: Any, output_characters: int) -> None:
         shell: of the kernel.
         output_characters: of the standard streams, in one cell.
     """
-    _Output.limit = output_characters
+    _Output.limit, _Output.streams = output_characters, (sys.stdout, sys.stderr)
     _Output.start_cell()
+
+    show_value = shell.displayhook.start_displayhook
+
+    def show_value_after_output() -> None:
+        _Output.end_cell()
+        show_value()
+
+    def forget(*_: Any) -> None:
+        getattr(shell.history_manager, "outputs", {}).clear()  # since IPython 9
+
+    shell._tee = lambda channel: contextlib.nullcontext()  # it fills them with what is printed
+    shell.events.register("pre_run_cell", forget)
     shell.events.register("pre_run_cell", _Output.start_cell)
     shell.events.register("post_run_cell", _Output.end_cell)
     os.register_at_fork(after_in_child=_plain_streams)
@@ -121,6 +138,7 @@ def cut_messages(shell: Any, output_characters: int) -> None:
                 shown[kind] = cut_middle(text, output_characters)
         return shown, about
 
+    shell.displayhook.start_displayhook = show_value_after_output
     shell.user_ns.pop("open", None)  # IPython's own would show in every traceback of a file
     shell._showtraceback = send_short_error
     shell.display_formatter.format = format_short

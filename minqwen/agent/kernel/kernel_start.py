@@ -2,7 +2,7 @@
 
     runtime/settings.json     what the processes are told (kernel_process.py)
     runtime/kernel.json       Jupyter's: the sockets and the key that signs messages
-    runtime/s-1 ...           the sockets
+    runtime/s-1, g-1 ...      the sockets, and the gates to them (message_gate.py)
     runtime/tmp, cache        where the code may write beside its working folder
 
 Paper: none; Qwen report 3.4 runs code and says nothing of how.

@@ -17,8 +17,9 @@ The program is a list of instructions (code, jump if true, jump if false, value)
 
 It cannot follow pointers, so it knows no file names: files are Landlock's matter (landlock.py).
 `clone3` hides its flags behind a pointer and therefore answers "no such call", upon which the C
-library takes `clone`; `openat2` likewise. Landlock does not cover the change of modes, owners and
-times of files outside: those calls are ignored, so that `shutil.copy` still works.
+library takes `clone`; `openat2` likewise. `fallocate` answers as on a disk that lacks it. Landlock
+does not cover the change of modes, owners and times of files outside: those calls are ignored, so
+that `shutil.copy` still works.
 
 Some calls look harmless and lead out:
 
@@ -29,7 +30,10 @@ Some calls look harmless and lead out:
     sendmsg        carries an open file that no list of open files shows
     close_range, clone   may give a thread a list of open files of its own, likewise
     prctl          hides a process from its watcher, or lets it outlive him: ignored
+    sched_setscheduler   slows others down; ZeroMQ sets it for each thread: ignored where others are
     truncate, O_TRUNC without writing      Landlock before Linux 6.2 does not see them
+    fallocate      takes any room on the disk at once, before a watcher looks
+    mknod          makes pipes and sockets that have names, which Python's gates do not see
 
 Paper: none; Qwen report 3.4 runs code and says nothing of how.
 Origin: seccomp(2), Linux 3.17 and newer.
@@ -52,6 +56,7 @@ from .syscall_table import (
     IGNORED,
     NEW_PROCESS,
     OF_OTHERS,
+    OF_OTHERS_OR_THREADS,
     REFUSED,
 )
 
@@ -144,6 +149,7 @@ def filter_program(
     answer(REFUSED, not_permitted)
     answer(IGNORED, FAIL | 0)
     answer(("clone3", "openat2"), unknown)
+    answer(("fallocate",), FAIL | errno.EOPNOTSUPP)
     if processes:
         own_files = ((ANY_BIT, 0, 2, CLONE_THREAD), (ANY_BIT, 1, 0, CLONE_FILES), refuse)
         look("clone", 0, (ANY_BIT, 0, 1, CLONE_NEW), refuse, *own_files)
@@ -166,6 +172,7 @@ def filter_program(
         for name in ("prlimit64", "sched_setaffinity"):  # 0: the process itself
             look(name, 0, (EQUAL, 2, 0, 0), (EQUAL, 1, 0, own_pid), refuse)
         answer(OF_OTHERS, not_permitted)
+        answer(OF_OTHERS_OR_THREADS, FAIL | 0)
     program.append((RETURN, 0, 0, ALLOW))
     return program
 

@@ -32,6 +32,7 @@ CALLS: dict[str, tuple[int | None, int | None]] = {
     "truncate": (76, 45), "process_madvise": (440, 440), "process_mrelease": (448, 448),
     "migrate_pages": (256, 238), "move_pages": (279, 239),
     "setuid": (105, 146), "setreuid": (113, 145), "setresuid": (117, 147),
+    "mknod": (133, None), "mknodat": (259, 33),
     # not refused, but ignored
     "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452),
     "chown": (92, None), "fchown": (93, 55), "lchown": (94, None), "fchownat": (260, 54),
@@ -47,6 +48,7 @@ CALLS: dict[str, tuple[int | None, int | None]] = {
     "pidfd_open": (434, 434), "pidfd_send_signal": (424, 424), "prlimit64": (302, 261),
     "socketpair": (53, 199), "prctl": (157, 167), "fcntl": (72, 25), "ioctl": (16, 29),
     "open": (2, None), "openat": (257, 56), "close_range": (436, 436),
+    "fallocate": (285, 47),
     "setpriority": (141, 140), "sched_setaffinity": (203, 122), "sched_setparam": (142, 118),
     "sched_setscheduler": (144, 119), "sched_setattr": (314, 274), "ioprio_set": (251, 30),
 }  # fmt: skip
@@ -54,7 +56,8 @@ REFUSED = tuple(CALLS)[: tuple(CALLS).index("chmod")]
 IGNORED = tuple(CALLS)[len(REFUSED) : tuple(CALLS).index("clone")]
 NEW_PROCESS = ("fork", "vfork", "execve", "execveat")
 OF_OTHERS = (
-    "tkill", "pidfd_open", "pidfd_send_signal", "setpriority", "sched_setparam",
-    "sched_setscheduler", "sched_setattr", "ioprio_set",
+    "tkill", "pidfd_open", "pidfd_send_signal", "setpriority", "sched_setattr", "ioprio_set",
 )  # fmt: skip
+# also of our own threads, by number: libraries that start one end the process where it fails
+OF_OTHERS_OR_THREADS = ("sched_setparam", "sched_setscheduler")
 BY_PROCESS = ("kill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo")

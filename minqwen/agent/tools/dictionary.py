@@ -93,7 +93,7 @@ def read_dictionary(path: str | os.PathLike[str]) -> dict[str, str]:
     ...     read_dictionary(path)
     {'cat': '猫', 'dog': '狗'}
     """
-    entry = _json_entry if Path(path).suffix == ".jsonl" else _tab_entry
+    entry = _json_entry if Path(path).suffix.lower() == ".jsonl" else _tab_entry
     found: dict[str, list[str]] = {}
     for number, line in enumerate(Path(path).read_bytes().split(b"\n"), start=1):
         try:

@@ -96,7 +96,7 @@ def floor_divide(a: Number, b: Number) -> Number:
     >>> floor_divide(Fraction(-7), Fraction(2))
     Fraction(-4, 1)
     """
-    return Fraction(a // b)
+    return Fraction(in_range(a // b))  # of floats it may be infinite
 
 
 def power(base: Number, exponent: Number) -> Number:

@@ -112,6 +112,25 @@ def test_files_without_a_name_count(tmp_path):
 
 
 @linux
+@pytest.mark.parametrize(("state", "memory", "hides"), [("R", 4096, True), ("R", 0, False)])
+def test_a_process_that_ends_hides_nothing(tmp_path, monkeypatch, state, memory, hides):
+    """To a user who is not root the system tells nothing of it, until it is gone."""
+    stat = f"7 (a) R 1 (b) {state} 1" + " 0" * 18 + f" {memory} 0\n"
+    (tmp_path / "stat").write_text(stat, encoding="ascii")
+
+    def refuse(path):
+        raise PermissionError(path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    one = ME._replace(place=str(tmp_path))
+    if hides:
+        with pytest.raises(PermissionError):
+            removed_use([one], ("/",), 1)
+    else:
+        assert removed_use([one], ("/",), 1) == 0
+
+
+@linux
 def test_a_closed_folder_in_another_is_removed_by_a_user_who_is_not_root(tmp_path):
     """Root may move anything; others only what they may write into."""
     code = (

@@ -7,6 +7,7 @@ Landlock the levels fall together, so every test asks the interpreter what is in
 
 import gc
 import os
+import platform
 import socket
 import sys
 import threading
@@ -20,6 +21,8 @@ from minqwen.agent.code_interpreter import CodeInterpreter
 from minqwen.agent.kernel.kernel_limits import OWN_THREADS, Limits
 from minqwen.agent.kernel.kernel_process import PYTHON, SYSTEM
 from minqwen.agent.kernel.process_table import descendants
+from minqwen.agent.kernel.syscall_filter import this_machine
+from minqwen.agent.kernel.syscall_table import CALLS, REFUSED
 
 pytest.importorskip("ipykernel")
 pytest.importorskip("jupyter_client")
@@ -171,6 +174,8 @@ WRITE = {
     "take": "os.rename(P, 'c')",
     "give": "open('c', 'w').close(); os.rename('c', D + '/new')",
     "folder": "os.mkdir(D + '/new')",
+    "pipe": "os.mkfifo(D + '/new')",
+    "node": "import stat; os.mknod(D + '/new', stat.S_IFSOCK | 0o600)",
     "truncate": "os.truncate(P, 0)",
     "mode": "os.chmod(P, 0o777)",
     "time": "os.utime(P, (1, 1))",
@@ -365,6 +370,33 @@ def test_nobody_tells_what_happens_in_a_folder(box):
     assert box.run(code).text == "-1 -1"
 
 
+def test_every_call_that_is_refused_is_refused_by_the_system(box):
+    """Memory without a file, io_uring, keys, other namespaces, memory of others, and so on."""
+    column = this_machine().column
+    numbers = {name: CALLS[name][column] for name in REFUSED if CALLS[name][column] is not None}
+    seen = box.run(
+        "import ctypes, errno\nl = ctypes.CDLL(None, use_errno=True)\n"
+        "def answer(number):\n"
+        "    return l.syscall(number, 0, 0, 0, 0, 0, 0), ctypes.get_errno()\n"
+        f"[name for name, number in {numbers}.items() if answer(number) != (-1, errno.EPERM)]"
+    )
+    assert seen.text == "[]"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="machine code")
+def test_calls_of_32_bits_pass_no_filter(box):
+    """Their numbers are others: `socket` would be another call there."""
+    seen = box.run(
+        "import ctypes, mmap\nm = mmap.mmap(-1, 4096, prot=7)\n"
+        "m.write(b'\\xb8\\x14\\0\\0\\0\\xcd\\x80\\xc3')  # getpid by int 0x80\n"
+        "address = ctypes.addressof(ctypes.c_char.from_buffer(m))\n"
+        "print('number', ctypes.CFUNCTYPE(ctypes.c_int)(address)())"
+    )
+    assert "number" not in seen.text.replace("print('number'", "")
+    assert seen.error
+    assert box.works()
+
+
 def test_it_cannot_hide_from_the_watcher(box):
     seen = box.run(
         "import ctypes\nl = ctypes.CDLL(None)\nl.prctl(4, 0, 0, 0, 0), l.prctl(3, 0, 0, 0, 0)"
@@ -477,6 +509,20 @@ def test_too_large_a_file(box):
     (box.work / "big").unlink()
 
 
+def test_no_room_on_the_disk_is_taken_at_once(box):
+    """A thousand files of 4 MiB, say, before the watcher looks for the first time."""
+    seen = box.run(
+        "import ctypes, os\nl, size = ctypes.CDLL(None), ctypes.c_long(2**22)\n"
+        "own = os.open('room', os.O_RDWR | os.O_CREAT)\n"
+        "said = l.fallocate(own, 0, ctypes.c_long(0), size)\n"
+        "os.posix_fallocate(own, 0, 2**16)  # it writes instead, as on a disk that cannot do it\n"
+        "os.close(own)\nsaid"
+    )
+    assert seen.text == "-1"
+    assert (box.work / "room").stat().st_size == 2**16
+    (box.work / "room").unlink()
+
+
 def test_too_many_files(box):
     for code, sign in (
         ("open(f'f{n}', 'wb').write(bytes(2**21))", "more than 16 MiB"),
@@ -539,11 +585,12 @@ def our_peak():
     "code",
     [
         "while True:\n    print('y' * 1000)",
+        "import sys\nwhile True:\n    sys.stderr.write('y' * 1000)",
         "import os\nwhile True:\n    os.write(1, b'y' * 100000)",
         "while True:\n    display('y' * 100000)",
         "while True:\n    get_ipython().display_pub.publish({'text/plain': 'y' * 10**6})",
     ],
-    ids=["print", "write", "display", "publish"],
+    ids=["print", "error", "write", "display", "publish"],
 )
 def test_output_without_end(box, code):
     before = our_peak()
@@ -567,6 +614,38 @@ def test_a_message_that_is_too_large_does_not_reach_us(box):
     assert box.works()
 
 
+def test_a_message_of_many_parts_does_not_reach_us(box):
+    """ZeroMQ bounds the size of a part, and not their number."""
+    before = our_peak()
+    seen = box.run(
+        "socket, part = get_ipython().kernel.iopub_thread.socket, bytes(8 * 2**20)\n"
+        "many = lambda: socket.send_multipart([part] * 25)\n"
+        "get_ipython().kernel.iopub_thread.schedule(many)\n"
+        "import time; time.sleep(0.5)"
+    )
+    assert our_peak() - before < 60
+    assert "too large or broken" in seen.text
+    assert box.works()
+
+
+def test_a_message_of_many_lists_is_not_read(box):
+    """15 MiB of JSON would become 350 MiB of lists."""
+    before = our_peak()
+    seen = box.run(
+        "k = get_ipython().kernel\n"
+        "header, parent = k.session.msg_header('display_data'), k.get_parent()['header']\n"
+        "import json\n"
+        "parts = [json.dumps(one, default=str).encode() for one in (header, parent, {})]\n"
+        "parts.append(b'{\"data\": [' + b'[],' * 5_000_000 + b'[]]}')\n"
+        "signed = [b'x', b'<IDS|MSG>', k.session.sign(parts), *parts]\n"
+        "k.iopub_thread.schedule(lambda: k.iopub_thread.socket.send_multipart(signed))\n"
+        "print('sent')"
+    )
+    assert seen == ("sent", False, ())
+    assert our_peak() - before < 150
+    assert box.works()
+
+
 def test_forged_messages_are_passed_over(box):
     seen = box.run(
         "k = get_ipython().kernel\n"
@@ -583,6 +662,14 @@ def test_forged_messages_are_passed_over(box):
     )
     assert isinstance(seen.text, str)
     assert box.works()
+
+
+def test_a_large_picture_arrives(box):
+    """From 64 KiB on pyzmq sends from a thread of its own, which must be let start."""
+    seen = box.run("display({'image/svg+xml': '<svg>' + 'a' * 200_000 + '</svg>'}, raw=True)")
+    assert seen == ("[plot: plot_1.svg]", False, (f"{box.interpreter.folder}/plot_1.svg",))
+    (box.work / "plot_1.svg").unlink()
+    assert box.run("import zmq\nwith zmq.Context() as c, c.socket(zmq.PUB): pass\n5").text == "5"
 
 
 # --- no end, or a sudden one ----------------------------------------------------------------------

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from minqwen.agent.kernel.process_table import descendants, memory_in_use
+from minqwen.agent.kernel.process_table import descendants, has_ended, memory_in_use
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 EXIT = {"x86_64": 60, "aarch64": 93}.get(platform.machine())
@@ -35,7 +35,9 @@ def test_children_of_children_are_listed_and_the_dead_are_not():
         assert both[child.pid].parent == os.getpid()
         assert {both[pid].parent for pid in set(both) - {child.pid}} == {child.pid}
         assert 0 < memory_in_use(both) <= sum(process.memory for process in both.values())
+        assert not any(map(has_ended, both.values()))
         child.communicate()
+        assert all(map(has_ended, both.values()))
     assert new_ones(before) == {}
 
 

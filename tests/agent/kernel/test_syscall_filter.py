@@ -55,6 +55,7 @@ def test_what_is_refused_and_ignored(name, visible):
     assert asked(name, "socket") == "EPERM"
     assert asked(name, "fchmodat") == "ignored"
     assert asked(name, "clone3") == "ENOSYS"
+    assert asked(name, "fallocate") == errno.errorcode[errno.EOPNOTSUPP]
 
 
 @pytest.mark.parametrize("name", sf.ARCHITECTURES)
@@ -95,6 +96,8 @@ def test_signals_reach_only_the_process_itself_where_others_are_visible(name):
             assert asked(name, call, other, visible=True) == "EPERM"
         assert asked(name, call, 1, visible=False) == ALLOWED
     assert asked(name, "tkill", 77, visible=True) == "EPERM"
+    assert asked(name, "sched_setscheduler", 5, visible=True) == "ignored"
+    assert asked(name, "sched_setscheduler", 5, visible=False) == ALLOWED
     assert asked(name, "prlimit64", 0, visible=True) == ALLOWED
     assert asked(name, "prlimit64", 77, visible=True) == ALLOWED
     assert asked(name, "prlimit64", 5, visible=True) == "EPERM"

@@ -107,6 +107,7 @@ def test_division_by_zero(expression):
         ("1e300 * 10", "larger than 1e300"),
         ("1e-300 / 10", "smaller than 1e-300"),
         ("exp(1000)", "larger than 1e300"),
+        ("1e300 // (e / 1e99)", "larger than 1e300"),
         ("exp(-1000)", "smaller than 1e-300"),
         ("exp(-600) * exp(-600)", "smaller than 1e-300"),
         ("exp(-600) / exp(600)", "smaller than 1e-300"),

@@ -19,7 +19,8 @@ def test_a_file_with_tabs(tmp_path):
 
 def test_a_file_of_json(tmp_path):
     data = '{"term": "cat", "meaning": "a\\tb\\n猫"}\n\n{"meaning": "狗", "term": "dog"}\n'.encode()
-    assert read_dictionary(write(tmp_path, data, "words.jsonl")) == {"cat": "a\tb\n猫", "dog": "狗"}
+    for name in ("words.jsonl", "WORDS.JSONL"):
+        assert read_dictionary(write(tmp_path, data, name)) == {"cat": "a\tb\n猫", "dog": "狗"}
 
 
 @pytest.mark.parametrize(
