@@ -149,6 +149,7 @@ THROUGH = {
 }
 
 
+@cache
 def public_names(path: Path) -> list[str]:
     """Return the public functions and classes that a file defines, in order."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -157,11 +158,12 @@ def public_names(path: Path) -> list[str]:
     return [n for n in dict.fromkeys(names) if not n.startswith("_") and not n.endswith("Cache")]
 
 
+@cache
 def tests_of(name: str) -> list[str]:
     """Return two test files for a module: that of its name first, then those that import it."""
     found: list[Any] = []
-    homes = {path.parent.name for path in (ROOT / "minqwen").rglob(f"{name}.py")}
-    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+    homes = {path.parent.name for path in files_of("minqwen", f"{name}.py")}
+    for path in files_of("tests", "test_*.py"):
         text, own = text_of(path), path.stem == f"test_{name}"
         if own or f".{name} import" in text:
             uses = len(re.findall(rf"\b{name}_(?:forward|backward)\b", text))
@@ -170,6 +172,12 @@ def tests_of(name: str) -> list[str]:
     found = [path for *_, path in sorted(found)]
     found = [p for p in found if "parity" not in p and "helpers" not in p] or found
     return (found or [THROUGH[name]] if name in THROUGH else found)[:2]
+
+
+@cache
+def files_of(folder: str, pattern: str) -> list[Path]:
+    """Return the files of a folder, at any depth."""
+    return sorted((ROOT / folder).rglob(pattern))
 
 
 @cache
@@ -190,6 +198,7 @@ def imports(text: str, module: str) -> bool:
     return bool(re.search(named, text))
 
 
+@cache
 def notebooks_of(module: str, most: int = 2) -> list[str]:
     """Return the notebooks that use a module: one that has its name first, then by their uses."""
     found, name = [], module.rpartition(".")[2]
@@ -201,10 +210,11 @@ def notebooks_of(module: str, most: int = 2) -> list[str]:
     return [stem for *_, stem in sorted(found)[:most]]
 
 
+@cache
 def notebooks_through(module: str) -> list[str]:
     """Return a notebook for a module that none imports: of a file that imports it."""
     package, _, name = module.rpartition(".")
-    for path in sorted((ROOT / "minqwen").rglob("*.py")):
+    for path in files_of("minqwen", "*.py"):
         other = ".".join(path.relative_to(ROOT).with_suffix("").parts)
         text = text_of(path)
         relative = rf"from \.+(?:{package.rpartition('.')[2]}\.)?{name} import"

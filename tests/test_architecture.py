@@ -1,6 +1,7 @@
 """The rules of the house, read from the syntax trees: imports point one way, CuPy in one file."""
 
 import ast
+import functools
 import pathlib
 import subprocess
 import sys
@@ -27,17 +28,24 @@ ALLOWED = {  # package -> what it may import of minqwen, beside the foundation a
 TOP_LEVEL = {"cli", "tour", "tour_page", "__main__"}
 
 
+@functools.cache
+def import_nodes(path):
+    """Return the imports of a file, those inside functions too."""
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return [node for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom))]
+
+
 def imports(path):
     """Return the first part, within minqwen, of everything a file of ours imports from minqwen."""
     found = set()
     inside = path.relative_to(PACKAGE).parts
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in import_nodes(path):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = inside[: len(inside) - node.level]
             parts = [*base, *(node.module or "").split(".")]
             parts = [p for p in parts if p] or [alias.name for alias in node.names]
             found.add(parts[0])
-        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+        else:
             names = (
                 [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
             )
@@ -62,12 +70,7 @@ def test_nothing_imports_the_check_but_commands_and_tour():
 
 
 def test_cupy_stands_in_one_file_only():
-    named = {
-        p.name
-        for p in FILES
-        for node in ast.walk(ast.parse(p.read_text(encoding="utf-8")))
-        if isinstance(node, (ast.Import, ast.ImportFrom)) and "cupy" in ast.unparse(node)
-    }
+    named = {p.name for p in FILES for node in import_nodes(p) if "cupy" in ast.unparse(node)}
     assert named == {"backend.py"}
 
 
@@ -140,7 +143,7 @@ def test_importing_needs_numpy_and_regex_only():
 
 def test_relative_imports_only_inside():
     for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in import_nodes(path):
             if isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 assert not node.module.startswith("minqwen"), path
 
@@ -148,7 +151,10 @@ def test_relative_imports_only_inside():
 @pytest.mark.parametrize("folder", ["minqwen", "tests", "notebooks", "benchmarks", "docs"])
 def test_text_files_are_read_and_written_as_utf8_by_name(folder):
     for path in sorted((PACKAGE.parent / folder).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        text = path.read_text(encoding="utf-8")
+        if "read_text" not in text and "write_text" not in text:
+            continue
+        for node in ast.walk(ast.parse(text)):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
                 continue
             needed = {"read_text": 1, "write_text": 2}.get(node.func.attr)

@@ -23,6 +23,7 @@ from minqwen.model.checkpoint import load_checkpoint, save_checkpoint
 from minqwen.tokenizer.bpe import Tokenizer
 
 pytest.importorskip("matplotlib")
+pytestmark = pytest.mark.usefixtures("pictures_once")
 
 WITHOUT = {  # and why
     "tour": "tour",
@@ -31,6 +32,7 @@ WITHOUT = {  # and why
     "dedup": "text",
     "filter": "one document at a time, in processes that are forked",
     "train-classifier": "text",
+    "mix": "text",
     "train-tokenizer": "text",
     "upcycle": "copies weights",
     "check": "float64 and small",

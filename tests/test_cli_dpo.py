@@ -13,6 +13,7 @@ from minqwen.tokenizer.bpe import bpe_train
 from minqwen.training.resume import read_training
 
 pytest.importorskip("matplotlib")
+pytestmark = pytest.mark.usefixtures("pictures_once")
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from minqwen.tokenizer.chatml import decode_chat, encode_chat
 from minqwen.training.resume import read_training
 
 pytest.importorskip("matplotlib")
+pytestmark = pytest.mark.usefixtures("pictures_once")
 
 PROMPTS = [
     {"prompt": "Count."},

@@ -16,6 +16,7 @@ from minqwen.training.accumulate import Evaluation
 from minqwen.training.resume import load_run, read_training
 
 pytest.importorskip("matplotlib")
+pytestmark = pytest.mark.usefixtures("pictures_once")
 
 
 @pytest.fixture

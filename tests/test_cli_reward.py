@@ -14,6 +14,7 @@ from minqwen.model.checkpoint import load_checkpoint
 from minqwen.training.resume import load_run, read_training
 
 pytest.importorskip("matplotlib")
+pytestmark = pytest.mark.usefixtures("pictures_once")
 
 
 @pytest.fixture(scope="module")

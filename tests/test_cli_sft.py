@@ -22,6 +22,7 @@ from minqwen.tokenizer.chatml import encode_chat
 from minqwen.training.resume import load_run, read_training
 
 pytest.importorskip("matplotlib")
+pytestmark = pytest.mark.usefixtures("pictures_once")
 
 QUESTION = {"role": "user", "content": "Count."}
 CHATS = [

@@ -1,4 +1,4 @@
-"""What the tests share, tested: MINQWEN_NO_SKIPS fails a run in which something was left out."""
+"""What the tests share, tested: a run in which something was left out, pictures drawn once."""
 
 from types import SimpleNamespace
 
@@ -31,3 +31,21 @@ def test_a_skipped_comparison_fails_where_none_may_be_skipped(monkeypatch, capsy
 
 def test_a_missing_card_is_no_failure(monkeypatch):
     assert finish(monkeypatch, [GPU], MINQWEN_NO_SKIPS="1") == 0
+
+
+@pytest.mark.usefixtures("pictures_once")
+def test_a_picture_with_other_words_or_curves_is_drawn(tmp_path):
+    figure = pytest.importorskip("matplotlib.figure")
+
+    def picture(numbers, title="loss", curves=1):
+        drawing = figure.Figure(figsize=(1, 1))
+        axes = drawing.add_subplot(title=title)
+        for _ in range(curves):
+            axes.plot(numbers)
+        drawing.savefig(tmp_path / "a.png", dpi=50)
+        return (tmp_path / "a.png").read_bytes()
+
+    first = picture([1, 2])
+    assert first.startswith(b"\x89PNG")
+    assert picture([2, 1]) == first
+    assert len({first, picture([1, 2], title="kl"), picture([2, 1], curves=2)}) == 3

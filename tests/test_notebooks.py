@@ -6,6 +6,7 @@ The Chinese ones are not run: their code is the English one's, which is tested.
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 import runpy
@@ -71,14 +72,15 @@ def solution_of(markdown):
     return found[1] if found else ""
 
 
-def run(path, monkeypatch, with_solutions=False):
+def run(path, monkeypatch, with_solutions=False, draw_figures=True):
     """Run all cells in one namespace, as a kernel would, figures drawn but not shown."""
     plt = pytest.importorskip("matplotlib.pyplot", reason="the notebooks need matplotlib")
     drawn = []
 
     def draw():
         for number in plt.get_fignums():
-            plt.figure(number).canvas.draw()
+            if draw_figures:
+                plt.figure(number).canvas.draw()
             drawn.append(number)
         plt.close("all")
 
@@ -109,7 +111,8 @@ def test_runs_from_top_to_bottom(path, monkeypatch, capsys):
 @pytest.mark.notebook
 @each_run
 def test_solutions_pass_their_checks(path, monkeypatch, capsys):
-    run(path, monkeypatch, with_solutions=True)
+    # the short ones have the figures of the test above
+    run(path, monkeypatch, with_solutions=True, draw_figures=path.stem in LONG)
     printed = capsys.readouterr().out
     exercises = set(re.findall(r"\*\*Exercise (\d+)\.", path.read_text(encoding="utf-8")))
     assert exercises
@@ -196,14 +199,20 @@ def test_code_cells_are_under_15_lines(path):
     assert not long, f"{path.name}: line of the cell -> its length: {long}"
 
 
-@each_source
-def test_nothing_that_minqwen_has_is_defined_again(path):
-    ours = {
+@functools.cache
+def defined_in_minqwen():
+    """Return the file of every function and class of ours."""
+    return {
         node.name: file.relative_to(ROOT)
         for file in sorted((ROOT / "minqwen").rglob("*.py"))
         for node in ast.parse(file.read_text(encoding="utf-8")).body
         if isinstance(node, (ast.FunctionDef, ast.ClassDef))
     }
+
+
+@each_source
+def test_nothing_that_minqwen_has_is_defined_again(path):
+    ours = defined_in_minqwen()
     assert "decoder_block_forward" in ours
     defined = {
         node.name

@@ -75,7 +75,9 @@ def edited_module(module: str, edits: Sequence[Edit]) -> ModuleType | None:
     copy.__package__, copy.__file__ = original.__package__, original.__file__
     sys.modules[copy.__name__] = copy  # dataclasses look their module up
     try:
-        exec(code_of(module), copy.__dict__)
+        code, records = code_of(module)
+        copy.__dict__.update({name: getattr(original, name) for name in records})
+        exec(code, copy.__dict__)
         for part in edited_parts(module, here, text):
             exec(compile(part, f"<{module}, edited>", "exec"), copy.__dict__)
     finally:
@@ -91,9 +93,21 @@ def edited_module(module: str, edits: Sequence[Edit]) -> ModuleType | None:
 
 
 @lru_cache
-def code_of(module: str) -> CodeType:
-    """Return the compiled text of a module's file: a pair of mistakes is tried in a millisecond."""
-    return compile(source_of(module), f"<{module}>", "exec")
+def code_of(module: str) -> tuple[CodeType, tuple[str, ...]]:
+    """Return the compiled text of a module's file without its records, and their names.
+
+    A record is a class of fields alone, such as a cache, and all copies share it: to make one anew
+    takes longer than the rest of a file, and a pair of mistakes is to be tried in a millisecond.
+    """
+    tree = ast.parse(source_of(module))
+    records = [
+        part
+        for part in tree.body
+        if isinstance(part, ast.ClassDef)
+        and all(isinstance(line, (ast.AnnAssign, ast.Expr)) for line in part.body)
+    ]
+    tree.body = [part for part in tree.body if part not in records]
+    return compile(tree, f"<{module}>", "exec"), tuple(part.name for part in records)
 
 
 @lru_cache

@@ -48,6 +48,7 @@ from minqwen.lab.results import Results
 from minqwen.model.init import init_params
 
 pytest.importorskip("matplotlib")
+pytestmark = pytest.mark.usefixtures("pictures_once")
 
 TINY = replace(
     QUICK, hidden_size=16, num_attention_heads=2, num_key_value_heads=1, vocab_size=320,

@@ -58,6 +58,7 @@ from minqwen.model.init import init_params
 from minqwen.training.settings import PretrainSettings
 
 pytest.importorskip("matplotlib")
+pytestmark = pytest.mark.usefixtures("pictures_once")
 
 TINY = replace(
     dedup_study.QUICK, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=300,

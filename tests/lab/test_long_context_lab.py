@@ -25,6 +25,7 @@ from minqwen.training.accumulate import evaluate
 from minqwen.training.metrics import Metrics
 
 pytest.importorskip("matplotlib")
+pytestmark = pytest.mark.usefixtures("pictures_once")
 
 TINY = LabSettings(
     train_length=16,

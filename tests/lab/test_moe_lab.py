@@ -34,6 +34,7 @@ from minqwen.training.accumulate import evaluate
 from minqwen.training.metrics import Metrics
 
 pytest.importorskip("matplotlib")
+pytestmark = pytest.mark.usefixtures("pictures_once")
 
 TINY = MoeSettings(
     hidden_size=16,

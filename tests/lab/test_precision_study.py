@@ -40,6 +40,7 @@ from minqwen.training.loss_scaling import LossScale
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 pytest.importorskip("matplotlib")
+pytestmark = pytest.mark.usefixtures("pictures_once")
 
 TINY = replace(QUICK, base_steps=4, base_context=16, far_steps=3, far_tokens=3, growth_interval=2)
 

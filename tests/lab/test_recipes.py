@@ -54,6 +54,7 @@ from minqwen.model.init import init_params
 from minqwen.training.lr_schedule import cosine_lr
 
 pytest.importorskip("matplotlib")
+pytestmark = pytest.mark.usefixtures("pictures_once")
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 300}
 STAGES = {"seeds": 1, "base_steps": 2, "base_batch_size": 2, "base_context": 32}

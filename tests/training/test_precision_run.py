@@ -68,29 +68,46 @@ def overflow_at(monkeypatch, *steps):
 # --- the same run ------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Return a maker of uninterrupted runs, which makes one of a kind and returns its folder."""
+    made = {}
+
+    def folder(**options):
+        kind = repr(options)
+        if kind not in made:
+            made[kind] = tmp_path_factory.mktemp("whole")
+            run(made[kind], **options)
+        return made[kind]
+
+    return folder
+
+
 @pytest.mark.parametrize("config", [CONFIG, EXPERTS], ids=["dense", "moe"])
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("at", [1, 3, 6, 7, 8])
-def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, monkeypatch, config, precision, at):
+def test_a_resumed_run_is_the_uninterrupted_one(
+    tmp_path, monkeypatch, whole, config, precision, at
+):
     """In float16 it begins with overflows, and later the scale is raised twice."""
     start_at(monkeypatch, 2.0**20)
     options = {"config": config, "precision": precision, "steps": 9, "loss_scale_interval": 2}
-    run(tmp_path / "whole", **options)
+    uninterrupted = whole(**options)
     with monkeypatch.context() as patch:
         interrupt_at(patch, at)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "parts", **options)
     assert [row["step"] for row in steps_in(tmp_path / "parts")] == list(range(1, at + 1))
     run(tmp_path / "parts", **options)
-    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+    assert_same_run(tmp_path / "parts", uninterrupted)
     if precision == "float16":
-        scales = [row["loss_scale"] for row in steps_in(tmp_path / "whole")]
+        scales = [row["loss_scale"] for row in steps_in(uninterrupted)]
         changes = np.diff(np.log2(scales)).tolist()
         assert changes[0] == -1
         assert changes.count(1) >= 1
-        one, two = (read_loss_scale(tmp_path / f / "checkpoint") for f in ("whole", "parts"))
+        one, two = (read_loss_scale(f / "checkpoint") for f in (uninterrupted, tmp_path / "parts"))
         assert one == two
-        assert one.skipped == steps_in(tmp_path / "whole")[-1]["skipped"] >= 2
+        assert one.skipped == steps_in(uninterrupted)[-1]["skipped"] >= 2
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

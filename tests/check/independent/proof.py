@@ -9,18 +9,16 @@ import random
 import sys
 import time
 import warnings
-from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
-from unittest import mock
 
 import numpy as np
+from helpers.kept_answers import KEPT, kept_work
 
-from minqwen.check import diagnose
 from minqwen.check.compare import compare
 from minqwen.check.diagnose import fits
-from minqwen.check.edited import Edit, edited_module, edited_text, source_of
+from minqwen.check.edited import Edit, edited_text, source_of
 from minqwen.check.outside.worker import InProcess
 from minqwen.check.questions import Questions
 from minqwen.check.specs import spec as spec_of
@@ -106,12 +104,6 @@ def functions(one, edits=()):
     return found["forward"], found.get("backward")
 
 
-@lru_cache(maxsize=3000)
-def kept_module(module, edits):
-    """Return edited_module, made once: all pairs of a bank are tried for every planted pair."""
-    return edited_module(module, edits)
-
-
 @contextlib.contextmanager
 def quiet():
     """Let wrong code divide by zero."""
@@ -124,10 +116,7 @@ def report_of(one, side, edits=(), seed=0):
     """Return what the checker says about this code."""
     forward, backward = functions(one, edits)
     backward = backward if side == "backward" else None
-    make = mock.patch.object(
-        diagnose, "edited_module", lambda module, edits: kept_module(module, tuple(edits))
-    )
-    with quiet(), make:
+    with quiet(), kept_work():
         return compare(one.concept, forward, backward, framework=one.framework, seed=seed)
 
 
@@ -262,6 +251,7 @@ def proved(one):
 def prove(one, count=None, seed=0):
     """Yield a tally for each side of an implementation."""
     count = PAIRS[one.framework] if count is None else count
+    KEPT.clear()
     for side in ("forward", "backward"):
         if one.planted[side]:
             pairs = prove_pairs(one, side, count, seed) if count else []
