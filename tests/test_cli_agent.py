@@ -4,10 +4,15 @@ import functools
 import json
 import sys
 
+import numpy as np
 import pytest
 
 from minqwen.cli import main
 from minqwen.commands import agent
+from minqwen.model.config import QwenConfig
+from minqwen.model.init import init_params
+from minqwen.tokenizer.bpe import bpe_train
+from minqwen.tokenizer.special_tokens import ENDOFTEXT, IM_END, IM_START
 
 ADD = 'Thought: I add.\nAction: calculator\nAction Input: {"expression": "391 * 47"}\n'
 ANSWER = " I know now.\nFinal Answer: 18377"
@@ -100,6 +105,9 @@ def test_why_there_is_no_answer_is_told_in_words(script, capsys, written, told):
         ([*SERVER, "--key-from", "MINQWEN_NO_SUCH_KEY"], "MINQWEN_NO_SUCH_KEY"),
         (["--model", "no-such-folder"], "no-such-folder"),
         ([*SERVER, "--seed", "-1"], "--seed"),
+        ([*SERVER, "--template", "qwen"], "--template and --no-system are of chats with --model"),
+        ([*SERVER, "--no-system"], "--template and --no-system are of chats with --model"),
+        (["--model", "x", "--completion", "--no-system"], "--template and --no-system are of"),
         ([*SERVER, "--max-steps", "0"], "error: max_steps must be 1 or more, got 0"),
     ],
 )
@@ -144,6 +152,33 @@ def test_a_weak_guard_is_told_in_words(script, capsys, tmp_path, monkeypatch):
     err = capsys.readouterr().err
     assert "files: inside Python;" in err
     assert "a guard 'inside Python' stops mistakes, not intent: ctypes gets past it" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "begins"),
+    [
+        ([], "system\nYou are a helpful assistant.<|im_end|>"),
+        (["--template", "qwen2.5"], "system\nYou are Qwen, created by Alibaba Cloud."),
+        (["--no-system"], "user\nAnswer the following questions"),
+        (["--template", "qwen", "--no-system"], "user\nAnswer the following questions"),
+    ],
+)
+def test_the_chat_is_told_as_the_model_was_tuned(capsys, monkeypatch, options, begins):
+    tokenizer = bpe_train("", merges=0, special_tokens=(ENDOFTEXT, IM_START, IM_END))
+    config = QwenConfig(tokenizer.vocab_size, 8, 8, 1, 2, 1)
+    params = init_params(config, np.random.default_rng(0))
+    monkeypatch.setattr(agent, "load_checkpoint", lambda folder: (config, params))
+    monkeypatch.setattr(agent.Tokenizer, "from_pretrained", lambda folder: tokenizer)
+    read = []
+
+    def generate(params, config, ids, **more):
+        read.append(tokenizer.decode(ids[0].tolist()))
+        yield from ()
+
+    monkeypatch.setattr("minqwen.alignment.text_generation.generate", generate)
+    main(["agent", "q", "--model", "x", *options])
+    assert read[0].startswith(f"<|im_start|>{begins}")
+    assert read[0].endswith("Question: q<|im_end|>\n<|im_start|>assistant\n")
 
 
 @pytest.mark.slow

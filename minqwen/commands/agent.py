@@ -1,6 +1,6 @@
 """Let a model answer a question with tools: it thinks, acts, reads, answers.
 
-    minqwen agent "How much is 391 * 47?" --model lab-agent/seed0/after
+    minqwen agent "How much is 391 * 47?" --model lab-agent/seed0/after --no-system
     minqwen agent "Plot a sine" --server http://localhost:8000/v1 --server-model qwen2 \\
         --tools code_interpreter --work plots
 
@@ -39,6 +39,7 @@ from ..alignment.text_generation import text_generator
 from ..backend import require_device, to_device
 from ..model.checkpoint import load_checkpoint
 from ..tokenizer.bpe import Tokenizer
+from ..tokenizer.chat_templates import TEMPLATES, choose_template
 from ..tokenizer.special_tokens import IM_START
 from .files import add_device_argument, checkpoint_of, read_stdin, require_seed
 
@@ -59,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     who = parser.add_argument_group("model: one of --model and --server")
     who.add_argument("--model", type=Path, metavar="FOLDER", help="a run or checkpoint of ours")
     who.add_argument("--completion", action="store_true", help="no chat template around the text")
+    who.add_argument("--template", choices=TEMPLATES, help="that a --model was tuned with (qwen2)")
+    who.add_argument(
+        "--no-system",
+        action="store_true",
+        help="without its system text, as `minqwen lab` tunes",
+    )
     who.add_argument("--server", metavar="URL", help="OpenAI-compatible: http://localhost:8000/v1")
     who.add_argument("--server-model", metavar="NAME", help="its name there")
     who.add_argument(
@@ -96,6 +103,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--server needs --server-model, the name of the model there")
     if args.server is not None and args.device != "cpu":
         raise ValueError("--device is of a model of ours, a server has its own")
+    if (args.template or args.no_system) and (args.server is not None or args.completion):
+        raise ValueError("--template and --no-system are of chats with --model")
     question = args.question if args.question is not None else read_stdin()
     shown = Shown(args)
     with chosen_tools(args) as tools:
@@ -171,6 +180,7 @@ def own_model(
         FileNotFoundError: there is no checkpoint, or no tokenizer.
         ValueError: an option is out of range.
     """
+    template = choose_template(args.template or "qwen2")
     folder = checkpoint_of(args.model)
     config, params = load_checkpoint(folder)
     tokenizer = Tokenizer.from_pretrained(folder)
@@ -183,6 +193,7 @@ def own_model(
         top_p=args.top_p,
         rng=np.random.default_rng(args.seed),
         chat=IM_START in tokenizer.special_tokens and not args.completion,
+        template=template._replace(system=None) if args.no_system else template,
         on_text=shown.piece,
     )
     return write, lambda text: len(tokenizer.encode(text, disallowed_special=()))

@@ -1,14 +1,6 @@
-"""What the models of the study of agents learn from: drills, samples of tool use, other chats.
+"""The samples of tool use of the study of agents: what self_instruct.py made and kept.
 
-    drills      lines of the base that say numbers and words twice: to copy is most of using a tool
-    samples     what self_instruct.py made and kept; see agent_writer.py for who wrote them
-    chats       small talk, things to repeat, sums whose result is said at once; and the parts of
-                using a tool, each by itself: what is asked to be named, written as JSON, or chosen
-                from a list. A model of this size learns them in chats of 40 tokens; in prompts of
-                300 it has too few examples of each.
-
-No number, thing or tool that is held out stands in samples and chats. The drills hold no such
-number either, but the words: a model knows more words than it has tools for.
+See agent_writer.py for who wrote them. No number, thing or tool that is held out stands in them.
 
 Paper:    Qwen Technical Report, 3.4: about 2,000 samples, mixed with other data for fine-tuning.
 Differs:  questions count as new below a ROUGE-L F of 0.9, not 0.7: the same words with other
@@ -27,36 +19,11 @@ from ..agent.samples.sample import Sample
 from ..agent.samples.sample_rules import Rules, agrees_with_tools
 from ..agent.self_instruct import SelfInstructReport, SelfInstructSettings, self_instruct
 from ..agent.tool import Tool
-from ..agent.tools.calculator import calculate
-from .agent_tasks import draw_number, draw_question, kind_of, right_sample
-from .agent_tools import HELD_OUT_WORDS, LOOK_UPS, THINGS, WORDS
+from .agent_tasks import draw_question, kind_of, right_sample
+from .agent_tools import LOOK_UPS
 from .agent_writer import USUAL_TOOLS, GrammarWriter
 
 RULES = Rules(calls=(0, 1), question_words=(3, 150), overlap=0.9)
-CHATS = ("chat", "echo", "sum", "json", "name", "json", "choose", "json")
-SIGNS = (" ", " ", " ", " + ", " - ", " * ", ", ")  # between what a line says twice
-
-
-def make_drills(n: int, rng: np.random.Generator) -> list[str]:
-    """Draw lines that say numbers and words twice; no number is held out.
-
-    >>> [line] = make_drills(1, np.random.default_rng(0))
-    >>> first, _, second = line.partition(": ")
-    >>> first == second
-    True
-    """
-    words = [*WORDS, *HELD_OUT_WORDS, *THINGS]
-    found = []
-    for _ in range(n):
-        items = [
-            words[int(rng.integers(len(words)))]
-            if rng.random() < 0.4
-            else str(draw_number(rng, False, int(rng.integers(2, 4))))
-            for _ in range(int(rng.integers(2, 6)))
-        ]
-        said = SIGNS[int(rng.integers(len(SIGNS)))].join(items)
-        found.append(f"{said}: {said}")
-    return found
 
 
 def draw_samples(
@@ -71,6 +38,8 @@ def draw_samples(
         others = [name for name in tools if name != tool]
         told = [others[int(j)] for j in rng.permutation(len(others))[: offered - bool(tool)]]
         told += [tool] * bool(tool)
+        if tool == "calculator" and rng.random() < 1 / 3:  # alone, as `minqwen agent` tells it
+            told = [tool]
         told = [told[int(j)] for j in rng.permutation(len(told))]
         kind = kind_of(tool)
         found.append(right_sample(kind, tool, told, tools, draw_question(kind, tool, rng, False)))
@@ -99,18 +68,3 @@ def make_samples(
     settings = SelfInstructSettings(wanted=wanted, seed=seed, most_tools=offered, rules=RULES)
     check = agrees_with_tools(tools)
     return self_instruct(first, tools, GrammarWriter(tools), folder, settings, check=check)
-
-
-def general_chats(n: int, seed: int) -> list[tuple[str, str]]:
-    """Draw chats without tools, as (question, answer); of eight, one is a sum answered at once.
-
-    >>> general_chats(3, seed=0)[2]
-    ('How much is 38 times 588?', '22344')
-    """
-    rng = np.random.default_rng([32, seed])
-    found = []
-    for i in range(n):
-        asked = draw_question(CHATS[i % len(CHATS)], "", rng, False)
-        answer = asked.answer or calculate(**asked.arguments)
-        found.append((asked.question, answer))
-    return found

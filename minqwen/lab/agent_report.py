@@ -117,18 +117,18 @@ def write_report(folder: Path, results: Results) -> Path:
         made.append([f"dropped: {reason}", mean_and_spread(numbers, 0)])
     about = (
         f"Models of {s['num_hidden_layers']} layers and width {s['hidden_size']}. Base: "
-        f"{s['base_steps']} steps of {s['base_batch_size']} rows of {s['base_context']} of stories "
-        f"and lines said twice. Fine-tuned: {s['steps']} steps of {s['rows']} rows of {s['row']} "
-        f"tokens, from {s['samples']:,} samples and {s['general']:,} other chats; without samples "
-        f"{s['general_rows']} rows. {machine(results)}"
+        f"{s['base_steps']:,} steps of {s['base_batch_size']} rows of {s['base_context']} tokens "
+        f"of chats that repeat something. Fine-tuned: {s['steps']} steps of {s['rows']} rows of "
+        f"{s['row']} tokens, from {s['samples']:,} samples and {s['general']:,} other chats; "
+        f"without samples {s['general_rows']} rows. {machine(results)}"
     )
     sections = (
         Section("Use of tools", f"As in Table 6 of the report. {s['sums']} sums, {s['tests']} "
                 f"questions of every other kind, {s['offered']} tools offered; by chance the right "
                 f"one is chosen {100 / s['offered']:.0f} % of the time. Greedy; means over the "
                 "seeds, in brackets their standard deviation. Before: without traces; after: with "
-                "them. Both learn the parts of using a tool in general chats, arguments as JSON "
-                "among them; only traces put the parts together.", uses),
+                "them. Both learn the parts of using a tool in general chats: to pick one from a "
+                "list, and to write arguments as JSON. Only traces put the parts together.", uses),
         Section("Sums", "The same questions, asked alone and with tools to run.", sums),
         Section("No tool needed", f"{s['tests']} questions.", talk),
         Section("What self-instruct kept", "A grammar wrote the samples, about a third with a "

@@ -1,13 +1,14 @@
 """Tools: what does a small model learn from self-instructed traces, and what not?
 
-    base        pretrained on stories, and on lines that say something twice
+    base        trained on short chats in which something is repeated
     before      base, fine-tuned on general chats, sums answered at once among them
     after       base, fine-tuned on the same chats mixed with traces of tool use, which
                 self_instruct.py made and chose; observations are not trained on
 
 Asked are sums with held-out numbers, with tools and without; the other trained tools; tools that
 no training text names; and questions that need no tool. See agent_tasks.py for what is held out,
-agent_writer.py for who writes the samples, agent_measure.py for what is counted.
+agent_chats.py for the chats, agent_writer.py for who writes the samples, agent_measure.py for what
+is counted.
 
 Prompts are those of react_prompt.py in full: with two tools about 300 tokens of a tokenizer that
 was trained on such prompts. That is where the time goes.
@@ -31,20 +32,19 @@ import numpy as np
 from ..agent.samples.sample import Sample, sample_text
 from ..agent.tool import Tool
 from ..alignment.settings import SftSettings
-from ..backend import Array
-from ..data.corpora import bilingual_stories
 from ..model.config import QwenConfig
+from ..model.init import init_params
 from ..params import Params
-from .agent_data import draw_samples, general_chats, make_drills, make_samples, prompt_of
+from .agent_chats import base_chats, general_chats
+from .agent_data import draw_samples, make_samples, prompt_of
 from .agent_measure import last_number, run_together, sample_chat, score_answers, write_texts
 from .agent_report import write_report
 from .agent_tasks import make_tests
 from .agent_tools import (
-    HELD_OUT_WORDS,
+    HELD_OUT_NAMES,
     LOOK_UPS,
     OTHER_FORM,
     study_tools,
-    tool_names,
     trained_tools,
 )
 from .agent_writer import USUAL_TOOLS
@@ -55,8 +55,6 @@ from .recipe_study import (
     chat_of,
     fine_tuned,
     make_tokenizer,
-    packed,
-    pretrained,
     run_study,
     three_percent,
 )
@@ -66,10 +64,11 @@ KIND = "minqwen lab agent"
 CELL = ("seconds",)
 OWN = (
     "agent", "agent/samples", "agent/tools", "lab/agent_tools.py", "lab/agent_tasks.py",
-    "lab/agent_writer.py", "lab/agent_data.py", "lab/agent_measure.py", "lab/agent_study.py",
+    "lab/agent_writer.py", "lab/agent_chats.py", "lab/agent_data.py", "lab/agent_measure.py",
+    "lab/agent_study.py",
 )  # fmt: skip
-LONGER = 4  # digits of numbers that no training text holds
-SHOWN = 300  # samples that the tokenizer is trained on
+LONGER = 4  # digits of numbers that are repeated in training, and in no sum
+SHOWN = 200  # samples that the tokenizer is trained on
 ARMS = ("before", "after")
 
 
@@ -81,25 +80,25 @@ class AgentSettings(RecipeSettings):
     True
     """
 
-    vocab_size: int = 768
-    initializer_range: float = 0.1  # with Qwen's 0.02 a base this narrow did not learn to copy
-    base_steps: int = 1000
-    base_batch_size: int = 16
-    base_context: int = 64
-    base_lr: float = 4e-3
-    stories: int = 150
-    drills: int = 14_000  # lines of the base that say something twice
+    vocab_size: int = 1088
+    initializer_range: float = 0.05  # with less or more, the base learns to copy later
+    base_steps: int = 1500
+    base_batch_size: int = 8
+    base_context: int = 100  # tokens of a row, several chats
+    base_lr: float = 3e-3
+    base_chats: int = 16_000
     samples: int = 2000  # of self-instruct, the report's number
     seed_samples: int = 40  # that people wrote, in the report; here templates
     offered: int = 2  # tools in a prompt
-    general: int = 10_000  # other chats
-    steps: int = 560  # of fine-tuning
-    row: int = 400  # tokens; several chats share a row
+    general: int = 4800  # other chats
+    steps: int = 800  # of fine-tuning
+    row: int = 440  # tokens; several chats share a row
     rows: int = 8  # in a batch
     general_rows: int = 2  # in a batch without samples
-    sft_lr: float = 3e-3
+    sft_lr: float = 2.5e-3
     sums: int = 120  # questions with held-out numbers
     tests: int = 60  # questions of every other test
+    questions: int = 6  # which draw of them; the others were asked while settings were chosen
 
     def config(self, vocab_size: int, positions: int = 1024) -> QwenConfig:
         """Return the model, with the spread of its fresh weights."""
@@ -122,6 +121,14 @@ class AgentSettings(RecipeSettings):
             eval_every=0,
         )
 
+    def base_tuning(self, seed: int) -> SftSettings:
+        """Return the settings of the base."""
+        return replace(
+            self.tuning(seed, self.base_batch_size), steps=self.base_steps,
+            context_length=self.base_context, peak_lr=self.base_lr,
+            warmup_steps=three_percent(self.base_steps), checkpoint_every=self.base_steps,
+        )  # fmt: skip
+
 
 QUICK = AgentSettings(
     hidden_size=32,
@@ -130,8 +137,7 @@ QUICK = AgentSettings(
     base_steps=20,
     base_batch_size=4,
     base_context=64,
-    stories=60,
-    drills=300,
+    base_chats=200,
     samples=60,
     seed_samples=20,
     general=100,
@@ -145,16 +151,14 @@ QUICK = AgentSettings(
 
 class Data(NamedTuple):
     text: Text
-    rows: Array  # of the base
     tools: dict[str, Tool]
     tests: dict[str, list[Sample]]
 
 
 def prepare(settings: AgentSettings) -> Data:
-    """Lay out tools, tests, tokenizer and the text of the base, which no seed changes."""
-    s, rng, tools = settings, np.random.default_rng([30]), study_tools()
+    """Lay out tools, tests and tokenizer, which no seed changes."""
+    s, rng, tools = settings, np.random.default_rng([30, settings.questions]), study_tools()
     trained = list(trained_tools(tools))
-    new_words = [name for word in HELD_OUT_WORDS for name in tool_names(word)]
     look_ups = [name for name in trained if name in LOOK_UPS]
     draw = partial(make_tests, rng=rng, tools=tools, offered=s.offered)
     tests = {
@@ -162,18 +166,18 @@ def prepare(settings: AgentSettings) -> Data:
         "longer_sums": draw(s.tests, using=["calculator"], others=trained, digits=LONGER),
         "look_ups": draw(s.tests, using=rng.permutation(look_ups).tolist(), others=look_ups),
         "others": draw(s.tests, using=USUAL_TOOLS[1:], others=trained),
-        "new_look_ups": draw(s.tests, using=rng.permutation(new_words).tolist(), others=new_words),
+        "new_look_ups": draw(
+            s.tests, using=rng.permutation(HELD_OUT_NAMES).tolist(), others=HELD_OUT_NAMES
+        ),
         "new_form": draw(s.tests, using=[OTHER_FORM], others=trained),
         "no_tool": draw(s.tests, using=[""], others=trained),
     }
-    stories, lines = bilingual_stories(s.stories, seed=0), make_drills(s.drills, rng)
-    drills = ["\n".join(lines[i : i + 8]) + "\n" for i in range(0, len(lines), 8)]
+    first = draw_samples(SHOWN, trained_tools(tools), s.offered, np.random.default_rng([34]))
     shown = [
-        f"{prompt_of(sample, tools)}\n{sample_text(sample)}"
-        for sample in draw_samples(SHOWN, trained_tools(tools), s.offered, rng)
+        f"user\n{prompt_of(sample, tools)}\nassistant\n{sample_text(sample)}\n" for sample in first
     ]
-    text = make_tokenizer([*stories[:100], *drills[:100], *shown], s)
-    return Data(text, packed(text, [*stories, *drills], s.base_context, 0), tools, tests)
+    chats = [f"user\n{q}\nassistant\n{a}\n" for q, a in base_chats(10 * SHOWN, 0)]
+    return Data(make_tokenizer([*chats, *shown], s), tools, tests)
 
 
 def measure_model(
@@ -253,7 +257,9 @@ def measure_seed(
             "seconds": seconds,
         })  # fmt: skip
         say(f"seed {seed}, samples: {made}")
-    base = pretrained(folder / "base", text, data.rows, s.base(seed), None, device)
+    first = [chat_of(text, *chat) for chat in base_chats(s.base_chats, seed)]
+    fresh = init_params(text.config, np.random.default_rng([8, seed]))
+    base = fine_tuned(folder / "base", text, first, s.base_tuning(seed), fresh, device)
     general = [chat_of(text, *chat) for chat in general_chats(s.general, seed)]
     traces = [sample_chat(text, sample, data.tools) for sample in made.kept]
     for arm, chats, rows in (

@@ -1,18 +1,18 @@
 """Questions of the study of agents, each with the right way to answer it.
 
-    kinds       sum         482 + 37                            calculator
-                look-up     the price of a lamp                 get_price, price_finder, ...
+    kinds       sum                 482 + 37                    calculator
+                look-up             the price of a lamp         price_owl, price_fox, ...
                 word, count, unit                               the other trained tools
-                chat        a greeting, a choice                none
-                echo        numbers and things, repeated        none; in chats only
-                json        the arguments of a question         none; in chats only
-                name        what is asked of which thing        none; in chats only
-                choose      one of two names                    none; in chats only
-                date        days after a day                    add_days, held out
+                chat                a greeting, a choice        none
+                date                days after a day            add_days, held out
 
     numbers     a number whose digits add up to a multiple of 5 stands in tests only, so neither
-                number of a tested sum was ever seen; numbers of 4 digits stand in tests only too
-    things      every fourth thing is asked about in tests only; drills of the base name it
+                number of a tested sum was ever seen; numbers of 4 digits are asked about in tests
+                only: other chats repeat such numbers, not these
+    things      every fourth thing is asked about in tests only; other chats repeat it
+
+Things stand between quotes, and numbers in the order in which they are to be written, so that the
+tokens of an argument are those of the question: a model this small copies, it does not spell.
 
 The words around them are the same in training and in tests.
 
@@ -31,28 +31,29 @@ import numpy as np
 
 from ..agent.samples.sample import Call, Sample
 from ..agent.tool import Tool, call_tool
-from .agent_tools import HELD_OUT_THINGS, LOOK_UPS, THINGS, UNITS, WORDS, tool_names
+from .agent_tools import HELD_OUT_THINGS, LOOK_UPS, TRAINED_THINGS, UNITS
 
 TRAINED_DIGITS = (2, 3)
 SUMS = {
     "+": ("What is {a} + {b}?", "Work out {a} + {b}.", "How much is {a} plus {b}?",
-          "Add {b} to {a}."),
+          "Add up {a} and {b}."),
     "-": ("What is {a} - {b}?", "Work out {a} - {b}.", "How much is {a} minus {b}?",
-          "Take {b} from {a}."),
+          "Reduce {a} by {b}."),
     "*": ("What is {a} * {b}?", "Work out {a} * {b}.", "How much is {a} times {b}?",
           "Multiply {a} by {b}."),
 }  # fmt: skip
-LOOK_UP = ("What is the {w} of the {t}?", "Tell me the {w} of this {t}.",
-           "I need the {w} of a {t}.")  # fmt: skip
-WORD = ("What does {t} mean in Chinese?", "Tell me the Chinese word for {t}.")
-COUNT = ("How many words are in: {s}?", "Count the words of: {s}.")
-UNIT = ("How many {to} are {a} {u}?", "Convert {a} {u} to {to}.")
+VERBS = {"+": "add", "-": "subtract", "*": "multiply"}
+LOOK_UP = ('What is the {w} of "{t}"?', 'Tell me the {w} of "{t}".', 'I need the {w} of "{t}".')
+WORD = ('What does "{t}" mean in Chinese?', 'Tell me the Chinese word for "{t}".')
+COUNT = ('How many words are in "{s}"?', 'Count the words of "{s}".')
+UNIT = ("How much is {a} {u} in {to}?", "Convert {a} {u} to {to}.")
 DATE = ("Which date comes {n} days after {d}?", "Add {n} days to {d}.")
 PEOPLE = ("Mei", "Tom", "Anna", "Ali", "Lin", "Sara", "Omar", "Wei")
 TOOL_OF = {"sum": "calculator", "word": "dictionary", "count": "count_words",
            "unit": "convert_unit", "date": "add_days"}  # fmt: skip
 KIND_OF = {tool: kind for kind, tool in TOOL_OF.items()}
 NO_TOOL = "I can answer this without a tool."
+ASK = "I have to ask one of the tools."  # the name that is written next says which
 LAST = "I now know the final answer."
 
 
@@ -99,30 +100,16 @@ def draw_question(
     def number(digits: int) -> int:
         return draw_number(rng, held_out, digits)
 
-    things = [t for t in THINGS if (t in HELD_OUT_THINGS) == held_out]
+    things = HELD_OUT_THINGS if held_out else TRAINED_THINGS
     thing = one(things)
-    if kind == "json":
-        inner = one(("sum", "sum", "look-up", "word", "count", "unit"))
-        asked = draw_question(inner, one(tool_names(one(WORDS))), rng, held_out, digits)
-        written = json.dumps(asked.arguments)
-        return Asked(f"Write the input of this as JSON. {asked.question}", {}, NO_TOOL, written)
-    if kind == "choose":
-        word, other = (WORDS[int(i)] for i in rng.permutation(len(WORDS))[:2])
-        names = [one(tool_names(word)), one(tool_names(other))]
-        listed = ",".join(names[int(i)] for i in rng.permutation(2))
-        return Asked(f"Which of [{listed}] tells the {word}?", {}, NO_TOOL, names[0])
     if kind == "sum":
         sign = one(tuple(SUMS))
         a, b = (number(digits or one(TRAINED_DIGITS)) for _ in range(2))
         question = one(SUMS[sign]).format(a=a, b=b)
-        return Asked(question, {"expression": f"{a} {sign} {b}"}, "I have to work this out.", "")
-    if kind == "name":
-        word = one(WORDS)
-        question = one(LOOK_UP).format(w=word, t=thing)
-        return Asked(f"Name what is asked: {question}", {}, NO_TOOL, f"{word} {thing}")
+        return Asked(question, {"expression": f"{a} {sign} {b}"}, f"I have to {VERBS[sign]}.", "")
     if kind == "look-up":
         question = one(LOOK_UP).format(w=LOOK_UPS[tool], t=thing)
-        return Asked(question, {"name": thing}, f"I have to find the {LOOK_UPS[tool]}.", "")
+        return Asked(question, {"name": thing}, ASK, "")
     if kind == "word":
         return Asked(one(WORD).format(t=thing), {"term": thing}, "I have to look this up.", "")
     if kind == "count":
@@ -137,12 +124,6 @@ def draw_question(
         n = number(2)
         question = one(DATE).format(n=n, d=day.isoformat())
         return Asked(question, {"day": day.isoformat(), "days": n}, "I have to find the date.", "")
-    if kind == "echo":
-        said = " ".join(
-            str(number(one(TRAINED_DIGITS))) if rng.random() < 0.6 else one(things)
-            for _ in range(int(rng.integers(2, 6)))
-        )
-        return Asked(f"Please repeat: {said}.", {}, NO_TOOL, said)
     other = one([t for t in things if t != thing])
     return _chat(thing, other, one(PEOPLE), int(rng.integers(4)))
 
@@ -150,10 +131,10 @@ def draw_question(
 def _chat(thing: str, other: str, person: str, which: int) -> Asked:
     """Return a question that needs no tool."""
     question, answer = (
-        (f"Say hello to {person} and the {thing}.", f"Hello, {person} and {thing}!"),
-        (f"Which do I name first, {thing} or {other}?", thing),
-        (f"Which do I name last, {thing} or {other}?", other),
-        (f"{person} gave me a {thing}, whom do I thank?", person),
+        (f'Say hello to {person} and "{thing}".', f'Hello, {person} and "{thing}"!'),
+        (f'Which do I name first, "{thing}" or "{other}"?', f'It is "{thing}".'),
+        (f'Which do I name last, "{thing}" or "{other}"?', f'It is "{other}".'),
+        (f'{person} gave me "{thing}", whom do I thank?', person),
     )[which]
     return Asked(question, {}, NO_TOOL, answer)
 
@@ -196,7 +177,7 @@ def right_sample(
 def kind_of(tool: str) -> str:
     """Return the kind of the questions for a tool.
 
-    >>> kind_of("calculator"), kind_of("get_price"), kind_of("")
+    >>> kind_of("calculator"), kind_of("price_owl"), kind_of("")
     ('sum', 'look-up', 'chat')
     """
     return KIND_OF.get(tool, "look-up") if tool else "chat"

@@ -1,17 +1,19 @@
 """The tools of the study of agents, and which of them are held out.
 
     trained     calculator, dictionary, count_words, convert_unit
-                and look-ups: get_price, price_finder, find_weight, ... each a table of its own
-    held out    look-ups of other words than those            of a form that was trained
-                add_days                                      arguments of a form that was not
+                and look-ups: price_owl, price_fox, weight_owl, ... each word under 20 makers
+    held out    look-ups of 12 words by 4 makers          of a form that was trained
+                add_days                                  arguments of a form that was not
 
-Of a tool that is held out, name and description stand in no training text. The words that the
-look-ups tell, such as "density", are among the words that the base learns to repeat.
+Of a tool that is held out, name and description stand in no training text. Words that only such
+tools look up, "density", and names like theirs, "density_owl" where the tool is "density_lynx", do
+stand in chats that repeat them (agent_chats.py), but in no list of tools and in no sample.
 
-A look-up comes under two names, so that remembering the name that goes with a word is not enough:
-the name has to be read in the prompt. All of them run: an observation is what a tool really said.
+As each word comes under many makers, the end of a name cannot be remembered: it has to be read in
+the prompt. All tools run: an observation is what a tool really said.
 
-Descriptions and schemas are short. The instructions of react_prompt.py stand there in full.
+Descriptions and schemas are short, but for the calculator's, which is told as `minqwen agent` does.
+The instructions of react_prompt.py stand there in full.
 
 Paper:    Qwen Technical Report, 3.4 Tool Use, Code Interpreter, and Agent: at most five candidates;
           plug-ins that fine-tuning has not seen.
@@ -24,7 +26,7 @@ from functools import partial
 from typing import Any
 
 from ..agent.tool import Tool, make_tools
-from ..agent.tools.calculator import calculate
+from ..agent.tools.calculator import calculator_tool
 from ..agent.tools.dictionary import look_up
 from ..agent.tools.everyday_tools import add_days, convert_unit, count_words
 from ..agent.tools.model_hub import local_tool
@@ -41,6 +43,7 @@ MEANINGS = {
 }  # fmt: skip
 THINGS = tuple(MEANINGS)
 HELD_OUT_THINGS = THINGS[3::4]  # asked about in tests only
+TRAINED_THINGS = tuple(thing for thing in THINGS if thing not in HELD_OUT_THINGS)
 LOOKED_UP = (
     "price weight height colour age owner maker speed size depth width length rating rank taste "
     "smell shape value cost power origin label number volume limit level score total count share "
@@ -53,7 +56,10 @@ LOOKED_UP_IN_TESTS = (
     "temper recipe"
 )
 WORDS, HELD_OUT_WORDS = LOOKED_UP.split(), LOOKED_UP_IN_TESTS.split()
-NAMES = ("get_{}", "{}_finder", "find_{}", "{}_api")
+MAKERS = (
+    "owl", "fox", "bear", "wolf", "crow", "deer", "swan", "hawk", "frog", "toad", "crab", "seal",
+    "goat", "lamb", "mole", "hare", "dove", "moth", "newt", "lynx",
+)  # fmt: skip
 OTHER_FORM = "add_days"  # held out; no trained tool takes its arguments
 UNITS = (("km", "m"), ("m", "cm"), ("kg", "g"), ("hour", "minute"), ("day", "hour"), ("cm", "mm"))
 
@@ -69,17 +75,39 @@ def tell(word: str, name: str) -> str:
     return str(10 + zlib.crc32(f"{word} of {name}".encode()) % 990)
 
 
-def tool_names(word: str) -> tuple[str, str]:
-    """Return the two names of the look-up of a word.
+def name_of(word: str, maker: str) -> str:
+    """Return the name of the look-up of a word; makers stand for those that offer it.
 
-    >>> tool_names("price")
-    ('get_price', 'price_finder')
+    >>> name_of("price", "owl")
+    'price_owl'
     """
-    i = (*WORDS, *HELD_OUT_WORDS).index(word)
-    return NAMES[i % 4].format(word), NAMES[(i + 1) % 4].format(word)
+    return f"{word}_{maker}"
 
 
-LOOK_UPS = {name: word for word in (*WORDS, *HELD_OUT_WORDS) for name in tool_names(word)}
+def makers_of(word: str, held_out: bool) -> tuple[str, ...]:
+    """Return who offers the look-up of a word; tools that are held out have makers of their own.
+
+    >>> "price_owl" in LOOK_UPS, "density_owl" in LOOK_UPS, "density_lynx" in LOOK_UPS
+    (True, False, True)
+    """
+    if word not in HELD_OUT_WORDS:
+        return MAKERS
+    return MAKERS[-4:] if held_out else MAKERS[:-4]
+
+
+LOOK_UPS = {
+    name_of(word, maker): word
+    for word in (*WORDS, *HELD_OUT_WORDS)
+    for maker in makers_of(word, True)
+}
+TRAINED_NAMES = [name for name, word in LOOK_UPS.items() if word in WORDS]
+HELD_OUT_NAMES = [name for name, word in LOOK_UPS.items() if word in HELD_OUT_WORDS]
+
+
+def look_up_tool(name: str, word: str) -> Tool:
+    """Make a look-up of a word under a name."""
+    about = f"Tells the {word} of a thing."
+    return Tool(name, name, about, _schema(name="string"), partial(tell, word))
 
 
 def study_tools() -> dict[str, Tool]:
@@ -90,8 +118,7 @@ def study_tools() -> dict[str, Tool]:
     '519'
     """
     made = [
-        Tool("calculator", "Calculator", "Works out numbers.", _schema(expression="string"),
-             calculate),
+        calculator_tool(),
         Tool("dictionary", "Dictionary", "Tells what a word means in Chinese.",
              _schema(term="string"), partial(look_up, MEANINGS)),
         _short(local_tool(count_words), "Counts the words of a text.", text="string"),
@@ -100,16 +127,14 @@ def study_tools() -> dict[str, Tool]:
         _short(local_tool(add_days), "Tells the date some days after a day.", day="string",
                days="integer"),
     ]  # fmt: skip
-    for name, word in LOOK_UPS.items():
-        about = f"Tells the {word} of a thing."
-        made.append(Tool(name, word.title(), about, _schema(name="string"), partial(tell, word)))
+    made += [look_up_tool(name, word) for name, word in LOOK_UPS.items()]
     return make_tools(made)
 
 
 def trained_tools(tools: dict[str, Tool]) -> dict[str, Tool]:
     """Return the tools that may be learnt.
 
-    >>> set(study_tools()) - set(trained_tools(study_tools())) >= {"add_days", "get_density"}
+    >>> set(study_tools()) - set(trained_tools(study_tools())) >= {"add_days", "density_lynx"}
     True
     """
     return {

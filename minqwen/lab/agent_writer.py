@@ -55,7 +55,7 @@ class GrammarWriter:
     def _sample(self, told: list[str], asked: list[str], rng: np.random.Generator) -> str:
         usual = [name for name in told if name in USUAL_TOOLS]
         likely = usual if usual and rng.random() < 0.6 else told
-        tool = "" if rng.random() < 0.15 else likely[int(rng.integers(len(likely)))]
+        tool = "" if rng.random() < 0.2 else likely[int(rng.integers(len(likely)))]
         kind = kind_of(tool)
         sample = right_sample(kind, tool, told, self.tools, draw_question(kind, tool, rng, False))
         if rng.random() >= self.faulty:

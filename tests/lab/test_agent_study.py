@@ -15,17 +15,27 @@ from minqwen.agent.samples.sample_rules import agrees_with_tools, why_dropped
 from minqwen.agent.tool import call_tool
 from minqwen.alignment.text_generation import text_generator
 from minqwen.cli import main
-from minqwen.lab import agent_data, agent_measure, agent_report, agent_study, agent_tasks
+from minqwen.lab import (
+    agent_chats,
+    agent_data,
+    agent_measure,
+    agent_report,
+    agent_study,
+    agent_tasks,
+)
 from minqwen.lab.agent_tools import (
+    HELD_OUT_NAMES,
     HELD_OUT_THINGS,
     HELD_OUT_WORDS,
     LOOK_UPS,
+    MAKERS,
     OTHER_FORM,
     THINGS,
+    TRAINED_NAMES,
     WORDS,
+    makers_of,
     study_tools,
     tell,
-    tool_names,
     trained_tools,
 )
 from minqwen.lab.agent_writer import FAULTS, USUAL_TOOLS, GrammarWriter, spoil
@@ -39,7 +49,7 @@ TOOLS = study_tools()
 TRAINED = trained_tools(TOOLS)
 TINY = replace(
     agent_study.QUICK, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, base_steps=2,
-    stories=10, drills=40, samples=12, seed_samples=8, general=20, steps=2, rows=1,
+    base_chats=40, samples=12, seed_samples=8, general=20, steps=2, rows=1,
     general_rows=1, sums=2, tests=2,
 )  # fmt: skip
 
@@ -64,20 +74,34 @@ def questions_for(using, n=12, others=None, **more):
 def test_nothing_that_is_held_out_stands_in_what_is_learnt(tmp_path):
     made = agent_data.make_samples(tmp_path, TRAINED, 150, seeds=16, offered=3, seed=0)
     samples = [*made.kept, *drawn(100)]
-    chats, drills = agent_data.general_chats(300, 0), agent_data.make_drills(300, rng())
+    chats, base = agent_chats.general_chats(640, 0), agent_chats.base_chats(600, 0)
+    repeats = [
+        c for c in [*chats, *base] if c[1].startswith(("I repeat: ", "I quote: ", "I take "))
+    ]
+    chats = [chat for chat in chats if chat not in repeats]
+    assert len(repeats) == 600 + 640 * 6 // 16
     learnt = [f"{agent_data.prompt_of(s, TOOLS)} {sample_text(s)}" for s in samples]
     learnt += [f"{question} {answer}" for question, answer in chats]
     words = set(re.findall(r"[a-z]+", "\n".join(learnt).replace("_", " ")))
     assert words.isdisjoint([*HELD_OUT_WORDS, *HELD_OUT_THINGS, "days", "date"])
     assert {"price", "lamp"} & words
-    everything = "\n".join([*learnt, *drills])
+    repeated = [f"{question} {answer}" for question, answer in repeats]
+    everything = "\n".join([*learnt, *repeated])
     for name in set(TOOLS) - set(TRAINED):
         assert name not in everything
         assert TOOLS[name].description not in everything
-    asked = [*drills, *(question for question, _ in chats), *(s.question for s in samples)]
+    asked = [*(question for question, _ in chats), *(s.question for s in samples)]
     numbers = [int(number) for text in asked for number in re.findall(r"\d+", text)]
-    assert len(numbers) > 500
+    assert len(numbers) > 300
     assert not any(agent_tasks.is_held_out(number) or number > 999 for number in numbers)
+    longer = [int(number) for text in repeated for number in re.findall(r"\d+", text)]
+    assert len(longer) > 500
+    assert not any(map(agent_tasks.is_held_out, longer))
+
+
+def test_what_is_repeated_are_all_words_and_things():
+    text = " ".join(f"{q} {a}" for q, a in agent_chats.base_chats(3000, 1)).replace("_", " ")
+    assert {*WORDS, *HELD_OUT_WORDS, *THINGS, *MAKERS} <= set(re.findall(r"[a-z]+", text))
 
 
 def test_tests_ask_about_what_is_held_out():
@@ -87,11 +111,10 @@ def test_tests_ask_about_what_is_held_out():
             assert len(numbers) == 2
             assert all(map(agent_tasks.is_held_out, numbers))
             assert not digits or min(numbers) > 999
-    for sample in questions_for(["get_price", "dictionary"]):
+    for sample in questions_for(["price_owl", "dictionary"]):
         said = json.loads(sample.calls[0].action_input).values()
         assert set(said) <= set(HELD_OUT_THINGS)
-    new = [name for word in HELD_OUT_WORDS for name in tool_names(word)]
-    for sample in questions_for(new, others=new):
+    for sample in questions_for(HELD_OUT_NAMES, others=HELD_OUT_NAMES):
         assert not set(sample.tools) & set(TRAINED)
         assert len({LOOK_UPS[name] for name in sample.tools}) == 3 or len(sample.tools) == 3
         assert [LOOK_UPS[n] for n in sample.tools].count(LOOK_UPS[sample.calls[0].action]) == 1
@@ -105,10 +128,12 @@ def test_the_right_tool_stands_anywhere():
 
 def test_trained_and_held_out_tools_are_apart():
     assert not set(WORDS) & {*HELD_OUT_WORDS, *THINGS}
-    assert len(TRAINED) == 4 + 2 * len(WORDS)
-    assert set(TOOLS) - set(TRAINED) == {OTHER_FORM} | {n for w in HELD_OUT_WORDS
-                                                        for n in tool_names(w)}  # fmt: skip
-    assert len(LOOK_UPS) == 2 * len([*WORDS, *HELD_OUT_WORDS])
+    assert set(TRAINED) == {*USUAL_TOOLS, *TRAINED_NAMES}
+    assert set(TOOLS) - set(TRAINED) == {OTHER_FORM, *HELD_OUT_NAMES}
+    assert len(TRAINED_NAMES) == len(WORDS) * len(MAKERS)
+    assert {LOOK_UPS[name] for name in HELD_OUT_NAMES} == set(HELD_OUT_WORDS)
+    for word in HELD_OUT_WORDS:
+        assert not set(makers_of(word, True)) & set(makers_of(word, False))
     assert len({tell("price", thing) for thing in THINGS}) > 35
     assert tell("price", "nothing") == "nothing is not in the list"
 
@@ -116,7 +141,7 @@ def test_trained_and_held_out_tools_are_apart():
 # --- the right work ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tool", [*USUAL_TOOLS, "find_weight", OTHER_FORM, ""])
+@pytest.mark.parametrize("tool", [*USUAL_TOOLS, "weight_fox", OTHER_FORM, ""])
 def test_right_samples_pass_every_rule_and_answer_with_what_the_tool_says(tool):
     for sample in questions_for([tool], n=8):
         assert parse_sample(sample_text(sample), sample.tools) == sample
@@ -131,13 +156,9 @@ def test_sums_are_right():
         a, sign, b = json.loads(sample.calls[0].action_input)["expression"].split()
         value = {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}[sign]
         assert sample.answer == str(value)
-        assert {a, b} == set(re.findall(r"\d+", sample.question))
-        if "from" in sample.question:
-            assert sample.question == f"Take {b} from {a}."
-    for question, answer in agent_data.general_chats(160, 0)[2::8]:
+        assert [a, b] == re.findall(r"\d+", sample.question)
+    for question, answer in agent_chats.general_chats(320, 0)[14::16]:
         a, b = map(int, re.findall(r"\d+", question))
-        if "from" in question:
-            a, b = b, a
         assert int(answer) in (a + b, a - b, a * b)
 
 
@@ -146,30 +167,47 @@ def test_chat_answers_fit_their_questions():
     for question, _, thought, answer in asked:
         assert thought == agent_tasks.NO_TOOL
         if question.startswith("Which"):
-            one, other = re.search(r", (\w+) or (\w+)", question).groups()
-            assert answer == (one if " first" in question else other)
+            one, other = re.search(r', "(\w+)" or "(\w+)"', question).groups()
+            assert answer == f'It is "{one if " first" in question else other}".'
             assert one != other
         else:
             assert set(re.findall(r"\w+", answer)) - {"Hello"} <= set(re.findall(r"\w+", question))
     assert len({question.split()[0] for question, *_ in asked}) >= 4
-    for i in range(20):
-        question, _, _, answer = agent_tasks.draw_question("echo", "", rng(i), False)
-        assert question == f"Please repeat: {answer}."
-        question, _, _, answer = agent_tasks.draw_question("name", "", rng(i), False)
-        word, thing = answer.split()
-        assert re.search(rf"{word} of .*{thing}", question)
-        question, _, _, answer = agent_tasks.draw_question("choose", "", rng(i), False)
-        listed, word = re.fullmatch(r"Which of \[(.*)\] tells the (\w+)\?", question).groups()
-        assert answer in listed.split(",")
-        assert LOOK_UPS[answer] == word
-        question, _, _, answer = agent_tasks.draw_question("json", "", rng(i), False)
+
+
+def test_chats_without_tools_are_answered_rightly():
+    for i in range(30):
+        question, answer = agent_chats.draw_echo(rng(i))
+        how, said = re.fullmatch(r"Please (repeat|quote): (.*)\.", question).groups()
+        assert answer == (f"I repeat: {said}." if how == "repeat" else f'I quote: "{said}".')
+        question, answer = agent_chats.draw_take(rng(i))
+        names, words = re.fullmatch(r"From (.*) take (.*)\.", question).groups()
+        taken = answer.removeprefix("I take ").removesuffix(".").split()
+        assert [name.rpartition("_")[0] for name in taken] == words.split()
+        assert sorted(taken) == sorted(names.split())
+        question, answer = agent_chats.draw_pick(rng(i))
+        name = answer.removeprefix(f"{agent_tasks.ASK}\nAction: ")
+        listed, _, asked = question.partition("\n\nWhich tool is for this: ")
+        assert f"\n{name}: Call this tool" in f"\n{listed}"
+        assert f"the {LOOK_UPS[name]} of " in asked
+        question, answer = agent_chats.draw_json(rng(i))
         values = [str(value) for value in json.loads(answer).values()]
         assert all(part in question for value in values for part in re.findall(r"\w+", value))
 
 
+def test_listed_tools_are_told_as_in_a_prompt():
+    for full in (True, False):
+        listed, pairs = agent_chats.draw_list(full, rng(3))
+        told = {name: TOOLS[name] for name, _ in pairs}
+        prompt = agent_data.prompt_of(drawn(1)[0]._replace(tools=tuple(told)), TOOLS)
+        assert len(told) == len(listed.split("\n\n" if full else "\n")) >= 2
+        for line in listed.split("\n\n" if full else "\n"):
+            assert f"\n{line}{chr(10) if full else ' What'}" in prompt
+
+
 def test_too_many_tests_are_refused():
-    with pytest.raises(ValueError, match="there are not 40 different questions for get_price"):
-        questions_for(["get_price"], n=40)
+    with pytest.raises(ValueError, match="there are not 40 different questions for price_owl"):
+        questions_for(["price_owl"], n=40)
 
 
 # --- the writer --------------------------------------------------------------------------------
@@ -224,7 +262,7 @@ def text():
 
 
 def test_only_what_the_model_writes_is_trained_on(text):
-    for sample in questions_for([*USUAL_TOOLS, "get_price", ""], n=18):
+    for sample in questions_for([*USUAL_TOOLS, "price_owl", ""], n=18):
         prompt = agent_data.prompt_of(sample, TOOLS)
         chat = agent_measure.sample_chat(text, sample, TOOLS)
         parts = sample_parts(sample)
@@ -431,7 +469,7 @@ def test_a_rerun_trains_nothing_and_a_stopped_study_goes_on(finished, tmp_path, 
 
     def stopped(*args, **kwargs):
         calls.append(args)
-        if len(calls) == 2:
+        if len(calls) == 3:
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
@@ -445,7 +483,7 @@ def test_a_rerun_trains_nothing_and_a_stopped_study_goes_on(finished, tmp_path, 
     def never(*args, **kwargs):
         raise AssertionError("done again")
 
-    for name in ("fine_tuned", "pretrained", "prepare", "make_samples"):
+    for name in ("fine_tuned", "prepare", "make_samples"):
         monkeypatch.setattr(agent_study, name, never)
     (folder / "index.html").unlink()
     same = study(folder)
