@@ -109,6 +109,7 @@ def make_rules(book: RuleBook) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
+@lru_cache(maxsize=1)  # asked for its note and for its rule
 def held_out_by(book: RuleBook) -> HeldOut:
     """Read the test sets.
 
